@@ -1,0 +1,73 @@
+"""onnxprune: structured pruning of ONNX graphs, after training.
+
+import onnxprune
+
+model = onnxprune.load("model.onnx")
+coupling = onnxprune.analyze(model)
+plan = onnxprune.select(coupling, onnxprune.score(model, coupling, "l2"), ratio=0.5)
+pruned = onnxprune.apply(model, plan)
+onnxprune.verify(model, pruned, plan).require()
+onnxprune.save(pruned, "pruned.onnx")
+"""
+
+from __future__ import annotations
+
+import os
+
+from onnxprune import store
+from onnxprune.analyze import analyze
+from onnxprune.apply import apply
+from onnxprune.bench import bench
+from onnxprune.cost import cost
+from onnxprune.coupling import Coupling, Group, Reason, Slot
+from onnxprune.criteria import criterion
+from onnxprune.errors import UserError, VerificationError
+from onnxprune.model import Model
+from onnxprune.normalize import merge_clones, normalize
+from onnxprune.pipeline import Observer, PassManager, State
+from onnxprune.plan import Plan
+from onnxprune.plan_json import load as load_plan
+from onnxprune.plan_json import save as save_plan
+from onnxprune.scores import score
+from onnxprune.select import select
+from onnxprune.verify import Verification, verify
+from onnxprune.version import __version__
+
+__all__ = [
+    "Coupling",
+    "Group",
+    "Model",
+    "Observer",
+    "PassManager",
+    "Plan",
+    "Reason",
+    "Slot",
+    "State",
+    "UserError",
+    "Verification",
+    "VerificationError",
+    "__version__",
+    "analyze",
+    "apply",
+    "bench",
+    "cost",
+    "criterion",
+    "load",
+    "load_plan",
+    "normalize",
+    "save",
+    "save_plan",
+    "score",
+    "select",
+    "verify",
+]
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read a model file, lazily, in the form that the other functions expect."""
+    return normalize(store.load(path))
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a model atomically, its weights beside it where they came from there or are too big for one file."""
+    store.save(merge_clones(model), path)

@@ -1,0 +1,75 @@
+"""Applying a plan: slice every weight by what it keeps, then mend the few operators that store a size.
+
+No analysis runs here. The plan says which axes of which tensors shrink, activations included, so each fix-up is local:
+it compares what its node stores with what the plan says its output will be.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from onnxprune.fixups import FIXUPS
+from onnxprune.model import Model
+from onnxprune.plan import Plan, check
+from onnxprune.rules.registry import key
+from onnxprune.shapes import infer
+from onnxprune.surgery import Dims, Surgery
+from onnxprune.tensors import Tensor
+
+
+def apply(model: Model, plan: Plan) -> Model:
+    """The pruned model. `model` must be normalised; it is not changed."""
+    before: dict[str, Dims | None] = {name: None for node in model.graph.node for name in node.output}
+    before.update((name, dims) for name, (_, dims) in infer(model).items())
+    check(plan, before)
+    removed = plan.removed()
+    weights = {name: _sliced(tensor, removed) for name, tensor in model.weights.items()}
+    surgery = Surgery(plan, before, model.weights, weights, model.opset)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    for node in nodes:
+        surgery.current = node
+        fix = FIXUPS.get(key(node))
+        if fix is not None and surgery.touches(node):
+            fix(surgery, node)
+        proto.graph.node.extend([*surgery.pending, node])
+        surgery.pending.clear()
+        surgery.follow(node)
+    pruned = model.replace(proto=proto, weights=surgery.weights)
+    _declare(pruned)
+    return pruned
+
+
+def mask(model: Model, plan: Plan) -> Model:
+    """The original with everything that the plan cuts set to zero: what the pruned model must agree with."""
+    weights = dict(model.weights)
+    for cut in plan.cuts:
+        for slot in cut.slots:
+            tensor = weights.get(slot.tensor)
+            if tensor is not None and slot.role != "keep" and tensor.dtype in FLOATS:
+                weights[slot.tensor] = tensor.zero(slot.axis, np.array(cut.index, np.int64))
+    return model.replace(weights=weights)
+
+
+_T = onnx.TensorProto
+FLOATS = {_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE}
+
+
+def _sliced(tensor: Tensor, removed: dict[tuple[str, int], np.ndarray]) -> Tensor:
+    for axis in range(len(tensor.shape)):
+        index = removed.get((tensor.name, axis))
+        if index is not None:
+            tensor = tensor.take(axis, np.delete(np.arange(tensor.shape[axis]), index))
+    return tensor
+
+
+def _declare(model: Model) -> None:
+    """Write down the new shapes of all intermediate tensors; the old ones went with normalisation."""
+    known = {item.name for item in (*model.graph.input, *model.graph.output)}
+    made = {name for node in model.graph.node for name in node.output}
+    for name, (dtype, dims) in infer(model).items():
+        if name in made and name not in known and dtype and dims is not None:
+            model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, dtype, dims))

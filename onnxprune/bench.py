@@ -1,0 +1,234 @@
+"""Latency, memory and size of models against the first of them.
+
+Every model is measured from a file, a `Model` in memory from a temporary one: two sessions that got their weights in
+different ways would not be optimised alike. Inputs are made before the clock starts, outputs are not copied.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.cost import params
+from onnxprune.dims import Dims
+from onnxprune.errors import UserError
+from onnxprune.inputs import Feeds, caller, runnable_together
+from onnxprune.model import Model
+from onnxprune.names import suggest
+from onnxprune.peak import peak_memory
+from onnxprune.regions import Region
+from onnxprune.rounds import time_rounds
+from onnxprune.store import load, save
+
+_CPU = "CPUExecutionProvider"
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done (`load`, `time` or `memory`) and which part of that is over, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One model's figures."""
+
+    name: str
+    median_ms: float
+    """Per call, over the rounds."""
+    p10_ms: float
+    p90_ms: float
+    speedup: float
+    """Against the first model: the median of the rounds' ratios."""
+    speedup_p10: float
+    speedup_p90: float
+    params: int
+    file_bytes: int
+    """The model file and its external data."""
+    peak_memory: int | None
+    """Bytes resident at most in a process that only opens and runs this model (see `peak`); None: not measured."""
+    inputs: Mapping[str, tuple[int, ...]]
+    """Shapes of the inputs it ran on."""
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What was measured, and how."""
+
+    rows: tuple[BenchRow, ...]
+    rounds: int
+    threads: int
+    """0: as many as onnxruntime likes."""
+    provider: str
+    dims: Mapping[str, int]
+    """How the free dimensions of the inputs were bound."""
+    onnxruntime: str
+    """Its version."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Contestant:
+    """A model that has run once."""
+
+    name: str
+    path: Path
+    model: Model
+    feeds: Feeds
+    call: Callable[[], object]
+
+
+def bench(
+    models: Sequence[str | Path | Model],
+    *,
+    names: Sequence[str] | None = None,
+    threads: int = 1,
+    dims: Dims | None = None,
+    provider: str = _CPU,
+    runs: int | None = None,
+    warmup: int = 3,
+    seconds: float = 5.0,
+    feeds: Feeds | None = None,
+    seed: int = 0,
+    measure_memory: bool = False,
+    on_progress: Progress | None = None,
+) -> BenchReport:
+    """Time the models against each other: `runs` rounds, or as many as fit into `seconds`, but at least five."""
+    if not models:
+        raise UserError("nothing to measure: give at least one model")
+    if threads < 0 or warmup < 0 or seconds < 0 or (runs is not None and runs < 1):
+        raise UserError("threads, warm-up and seconds cannot be negative, and there must be at least one run")
+    import onnxruntime
+
+    provider = resolve_provider(provider)
+    progress = on_progress or (lambda stage, part: None)
+    with _files(models) as paths:
+        loaded = [load(path) for path in paths]
+        titles = list(names) if names is not None else _titles(models)
+        sessions = [
+            _session(path, title, threads=threads, provider=provider) for path, title in zip(paths, titles, strict=True)
+        ]
+        chosen: dict[str, int] = {}
+        fed = [feeds] * len(paths) if feeds is not None else []
+        if feeds is None:
+            pairs = list(zip(loaded, sessions, strict=True))
+            for found in runnable_together(pairs, names=titles, dims=dims, seed=seed):
+                chosen |= found.dims
+                fed.append(found.feeds)
+        field = [
+            _Contestant(title, path, model, arrays, _started(session, arrays, title))
+            for title, path, model, arrays, session in zip(titles, paths, loaded, fed, sessions, strict=True)
+        ]
+        progress("load", 1.0)
+        samples = time_rounds(
+            [each.call for each in field],
+            runs=runs,
+            warmup=warmup,
+            seconds=seconds,
+            on_progress=lambda part: progress("time", part),
+        )
+        rows = []
+        for index, each in enumerate(field):
+            peak = None
+            if measure_memory:
+                peak = peak_memory(each.path, each.feeds, threads=threads, providers=_providers(provider))
+                progress("memory", (index + 1) / len(field))
+            rows.append(_row(each, samples[:, index], samples[:, 0], peak))
+    return BenchReport(tuple(rows), len(samples), threads, provider, chosen, onnxruntime.__version__)
+
+
+def resolve_provider(name: str) -> str:
+    """`cuda` or `CUDAExecutionProvider`, if this onnxruntime has it."""
+    import onnxruntime
+
+    available: list[str] = onnxruntime.get_available_providers()
+    for candidate in available:
+        if name.casefold() in (candidate.casefold(), candidate.removesuffix("ExecutionProvider").casefold()):
+            return candidate
+    listed = ", ".join(available)
+    raise UserError(f"onnxruntime has no provider {name!r}{suggest(name, available)}; installed: {listed}")
+
+
+@contextmanager
+def _files(models: Sequence[str | Path | Model]) -> Iterator[list[Path]]:
+    """A file for each model, temporary ones for those in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for index, model in enumerate(models):
+            path = Path(folder, f"{index}.onnx") if isinstance(model, Model) else Path(model)
+            if isinstance(model, Model):
+                save(model, path)
+            paths.append(path)
+        yield paths
+
+
+def _titles(models: Sequence[str | Path | Model]) -> list[str]:
+    """File names; whole paths where two files are called the same, numbers where even these are."""
+    paths = [model.path if isinstance(model, Model) else Path(model) for model in models]
+    full = [str(path) if path else "model" for path in paths]
+    numbered = [f"{name} ({index + 1})" for index, name in enumerate(full)]
+    short = [path.name if path else "model" for path in paths]
+    return next(names for names in (short, full, numbered) if len(set(names)) == len(names))
+
+
+def _providers(provider: str) -> list[str]:
+    return list(dict.fromkeys([provider, _CPU]))
+
+
+def _session(path: Path, title: str, *, threads: int, provider: str) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # else the threads of the model that has just run go on spinning while the next one is being timed
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=_providers(provider))
+    except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        raise UserError(f"{title}: onnxruntime does not accept the model: {_line(error)}") from None
+    if session.get_providers()[0] != provider:
+        raise UserError(f"{provider} is installed but does not start on this machine; use another provider")
+    return session
+
+
+def _started(session: Any, feeds: Feeds, title: str) -> Callable[[], object]:
+    """A call that has worked once."""
+    try:
+        call = caller(session, feeds)
+        call()
+    except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        raise UserError(f"{title}: onnxruntime cannot run the model: {_line(error)}") from None
+    return call
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _row(each: _Contestant, own: NDArray[np.float64], first: NDArray[np.float64], peak: int | None) -> BenchRow:
+    low, middle, high = (float(x) for x in np.percentile(own * 1e3, (10, 50, 90)))
+    slow, typical, fast = (float(x) for x in np.percentile(first / own, (10, 50, 90)))
+    sources = (weight.source for weight in each.model.weights.values())
+    files = {each.path, *(source.file.path for source in sources if isinstance(source, Region))}
+    return BenchRow(
+        name=each.name,
+        median_ms=middle,
+        p10_ms=low,
+        p90_ms=high,
+        speedup=typical,
+        speedup_p10=slow,
+        speedup_p90=fast,
+        params=params(each.model),
+        file_bytes=sum(file.stat().st_size for file in files),
+        peak_memory=peak,
+        inputs={name: tuple(array.shape) for name, array in each.feeds.items()},
+    )

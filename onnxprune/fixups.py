@@ -1,0 +1,171 @@
+"""Operators that store a size, and what a cut does to it. Everything else needs no mending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.attributes import attribute, set_attribute
+from onnxprune.surgery import Surgery
+
+FixUp = Callable[[Surgery, onnx.NodeProto], None]
+FIXUPS: dict[str, FixUp] = {}
+
+
+def fixup(*ops: str) -> Callable[[FixUp], FixUp]:
+    def register(function: FixUp) -> FixUp:
+        for op in ops:
+            if op in FIXUPS:
+                raise ValueError(f"operator {op} has two fix-ups")
+            FIXUPS[op] = function
+        return function
+
+    return register
+
+
+@fixup("Conv", "com.microsoft::FusedConv")
+def conv(s: Surgery, node: onnx.NodeProto) -> None:
+    if attribute(node, "group", 1) != 1:
+        set_attribute(node, "group", s.length(node.input[0], 1) // s.length(node.input[1], 1))
+
+
+@fixup("ConvTranspose")
+def conv_transpose(s: Surgery, node: onnx.NodeProto) -> None:
+    if attribute(node, "group", 1) != 1:
+        set_attribute(node, "group", s.length(node.output[0], 1) // s.length(node.input[1], 1))
+
+
+@fixup("GroupNormalization")
+def group_norm(s: Surgery, node: onnx.NodeProto) -> None:
+    """Whole groups went if what is left of every group is all or nothing."""
+    groups, lost = attribute(node, "num_groups"), s.lost(node.input[0], 1)
+    size = (s.length(node.input[0], 1) + lost.size) // groups
+    _, counts = np.unique(lost // size, return_counts=True)
+    if counts.size and (counts == size).all():
+        set_attribute(node, "num_groups", groups - counts.size)
+
+
+@fixup("Reshape")
+def reshape(s: Surgery, node: onnx.NodeProto) -> None:
+    """0 copies and -1 computes: they stay where they still give what is wanted."""
+    found = s.sizes(1) or [None] * len(s.before(node.output[0]) or ())
+    s.settle(1, _target(s, node, found))
+
+
+def _target(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None]) -> list[int | None]:
+    source, goal = s.after(node.input[0]), s.after(node.output[0], len(found))
+    wanted: list[int | None] = []
+    for i, have in enumerate(found):
+        want = goal[i] if goal is not None else None
+        copies = (
+            have == 0
+            and not attribute(node, "allowzero", 0)
+            and source is not None
+            and i < len(source)
+            and source[i] == want
+        )
+        wanted.append(None if have == -1 or copies or not isinstance(want, int) else want)
+    return wanted
+
+
+@fixup("Expand")
+def expand(s: Surgery, node: onnx.NodeProto) -> None:
+    """A 1 in the target leaves the axis as it is."""
+    goal, found = s.after(node.output[0]), s.sizes(1)
+    if goal is None:
+        return
+    count = len(found) if found is not None else len(goal)
+    tail: list[int | str | None] = list(goal)[len(goal) - count :]
+    s.settle(1, [None if (found and found[i] == 1) or not isinstance(n, int) else n for i, n in enumerate(tail)])
+
+
+@fixup("ConstantOfShape")
+def constant_of_shape(s: Surgery, node: onnx.NodeProto) -> None:
+    goal = s.after(node.output[0])
+    if goal is not None and goal:
+        s.settle(0, [n if isinstance(n, int) else None for n in goal])
+
+
+@fixup("Tile")
+def tile(s: Surgery, node: onnx.NodeProto) -> None:
+    """Repeats do not change, whatever they were computed from."""
+    old, new = s.before(node.input[0]), s.before(node.output[0])
+    pairs = zip(old or (), new or (), strict=False)
+    wanted = [b // a if isinstance(a, int) and isinstance(b, int) and a else None for a, b in pairs]
+    if wanted:
+        s.settle(1, wanted)
+
+
+@fixup("Resize")
+def resize(s: Surgery, node: onnx.NodeProto) -> None:
+    goal = s.after(node.output[0])
+    if goal is None or len(node.input) < 4 or not node.input[3]:
+        return
+    axes = [axis % len(goal) for axis in attribute(node, "axes", range(len(goal)))]
+    shrunk = [goal[axis] if s.lost(node.output[0], axis).size else None for axis in axes]
+    s.settle(3, [n if isinstance(n, int) else None for n in shrunk])
+
+
+@fixup("Split")
+def split(s: Surgery, node: onnx.NodeProto) -> None:
+    rank = len(s.before(node.input[0]) or ())
+    axis = attribute(node, "axis", 0) % rank if rank else 0
+    if not s.lost(node.input[0], axis).size:
+        return
+    sizes = [s.length(name, axis) for name in node.output]
+    if s.opset < 13:
+        set_attribute(node, "split", sizes)
+        return
+    s.put(1, np.array(sizes, np.int64))
+    kept = [item for item in node.attribute if item.name != "num_outputs"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+@fixup("Slice")
+def slice_(s: Surgery, node: onnx.NodeProto) -> None:
+    """New bounds on the axes that shrink: how many kept positions lie before the old ones."""
+    older = attribute(node, "starts") is not None
+    bounds: list[Any] = [
+        attribute(node, name) if older else s.sizes(i, old=True)
+        for i, name in ((1, "starts"), (2, "ends"), (3, "axes"))
+    ]
+    starts, ends, axes = bounds
+    if starts is None or ends is None:
+        return  # computed bounds: the rule let no cut through
+    axes = list(range(len(starts))) if axes is None else axes
+    name, rank = node.input[0], len(s.before(node.input[0]) or ())
+    wanted: list[list[int | None]] = [[None] * len(axes), [None] * len(axes)]
+    for i, axis in enumerate(axis % rank for axis in axes):
+        if not s.lost(name, axis).size:
+            continue
+        size = s.length(name, axis) + s.lost(name, axis).size
+        ends_at = [_position(bound, size) for bound in (starts[i], ends[i])]
+        wanted[0][i], wanted[1][i] = s.rank_after(name, axis, ends_at)
+    if older:
+        for key, old, new in (("starts", starts, wanted[0]), ("ends", ends, wanted[1])):
+            set_attribute(node, key, [a if b is None else b for a, b in zip(old, new, strict=True)])
+    else:
+        s.settle(1, wanted[0])
+        s.settle(2, wanted[1])
+
+
+def _position(bound: int, size: int) -> int:
+    return min(max(bound + size if bound < 0 else bound, 0), size)
+
+
+@fixup("Gather")
+def gather(s: Surgery, node: onnx.NodeProto) -> None:
+    """Constant indices into a shrunken axis move up; those of removed positions went with the index tensor itself."""
+    data, index = node.input[0], node.input[1]
+    rank = len(s.before(data) or ())
+    axis = attribute(node, "axis", 0) % rank if rank else 0
+    if not s.lost(data, axis).size or index not in s.weights:
+        return
+    old = s.weights[index].array()
+    size = s.length(data, axis) + s.lost(data, axis).size
+    positions = np.where(old < 0, old + size, old).ravel()
+    s.put(1, np.array(s.rank_after(data, axis, positions), old.dtype).reshape(old.shape))

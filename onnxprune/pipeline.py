@@ -1,0 +1,156 @@
+"""Passes are checked before they run: what one needs, an earlier one must have given.
+
+    PassManager([Normalize(), Analyze(), Score("fpgm"), Select(ratio=0.3), Apply(), Verify()]).run("model.onnx")
+
+A pass maps a State to a State and does nothing else; its fields are its options. Timing, progress and dumps hang off
+the manager's observers. A new model drops whatever was derived from the old one, so nothing stale survives.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from onnxprune import plan_json, store
+from onnxprune.bench import BenchReport
+from onnxprune.coupling import Coupling
+from onnxprune.errors import UserError
+from onnxprune.model import Model
+from onnxprune.plan import Plan
+from onnxprune.scores import Scores
+from onnxprune.verify import Verification
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What flows from pass to pass. None: nobody has made it yet."""
+
+    model: Model
+    original: Model | None = None
+    """The normalised model that `plan` was applied to."""
+    coupling: Coupling | None = None
+    scores: Scores | None = None
+    plan: Plan | None = None
+    verification: Verification | None = None
+    bench: BenchReport | None = None
+
+    def with_model(self, model: Model) -> State:
+        """A new model; what was found out about the old one goes."""
+        return State(model)
+
+
+class Pass(Protocol):
+    """A frozen dataclass whose fields are its options."""
+
+    needs: ClassVar[tuple[str, ...]]
+    """Fields of the State that must be there."""
+    gives: ClassVar[tuple[str, ...]]
+    """Fields it fills in."""
+    drops: ClassVar[tuple[str, ...]]
+    """Fields that are stale afterwards."""
+
+    def run(self, state: State) -> State:
+        """Do it."""
+        ...
+
+
+class Observer:
+    """Told before and after each pass; the base does nothing."""
+
+    def before(self, step: Pass, state: State) -> None:
+        """The pass is about to run."""
+
+    def after(self, step: Pass, state: State, seconds: float) -> None:
+        """The pass has run and made this state."""
+
+
+class Timings(Observer):
+    """How long each pass took."""
+
+    def __init__(self) -> None:
+        self.seconds: list[tuple[str, float]] = []
+
+    def after(self, step: Pass, state: State, seconds: float) -> None:
+        self.seconds.append((name_of(step), seconds))
+
+
+class Dump(Observer):
+    """Writes what each pass made into a folder: plans as JSON, models as ONNX, numbered in order."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder, self.count = Path(folder), 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def after(self, step: Pass, state: State, seconds: float) -> None:
+        self.count += 1
+        stem = self.folder / f"{self.count:02d}-{name_of(step).lower()}"
+        if "plan" in step.gives and state.plan is not None:
+            plan_json.save(state.plan, f"{stem}.json")
+        if "model" in step.gives:
+            store.save(state.model, f"{stem}.onnx")
+
+
+@dataclass(frozen=True)
+class PassManager:
+    """An ordered list of passes, checked as a whole when it is built."""
+
+    passes: Sequence[Pass]
+    observers: Sequence[Observer] = ()
+
+    def __post_init__(self) -> None:
+        there = {"model"}
+        for step in self.passes:
+            for need in step.needs:
+                if need not in there:
+                    raise UserError(_missing(step, need, self.passes))
+            there = (there - set(step.drops)) | set(step.gives)
+
+    def run(self, model: str | os.PathLike[str] | Model) -> State:
+        """Run all passes on a model or the file that holds it."""
+        state = State(model if isinstance(model, Model) else store.load(model))
+        for step in self.passes:
+            for observer in self.observers:
+                observer.before(step, state)
+            start = time.perf_counter()
+            state = step.run(state)
+            seconds = time.perf_counter() - start
+            for observer in self.observers:
+                observer.after(step, state, seconds)
+        return state
+
+
+def name_of(step: Pass) -> str:
+    """The pass's class, which is also what pipelines call it."""
+    return type(step).__name__
+
+
+_GIVERS = {
+    "coupling": "Analyze",
+    "scores": "Score",
+    "plan": "Select (or LoadPlan)",
+    "original": "Apply",
+    "verification": "Verify",
+}
+
+
+def _missing(step: Pass, need: str, passes: Iterable[Pass]) -> str:
+    giver = _GIVERS.get(need, f"a pass that gives {need}")
+    late = (
+        " earlier: it comes too late, or the model has changed since"
+        if any(need in p.gives for p in passes if p is not step)
+        else " before it"
+    )
+    return f"{name_of(step)} needs {_article(need)} {need}; add {giver}{late}"
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def changed(state: State, **fields: object) -> State:
+    """The state with these fields filled in."""
+    return replace(state, **fields)  # type: ignore[arg-type]  # dataclasses.replace checks the names at run time

@@ -1,0 +1,18 @@
+"""What each operator does to the ids of its inputs. One family per file; importing this fills the registry."""
+
+from onnxprune.rules import (  # noqa: F401  imported for the rules they register
+    conv,
+    elementwise,
+    index,
+    join,
+    layout,
+    linear,
+    norm,
+    pool,
+    reduce,
+    shape,
+    spatial,
+)
+from onnxprune.rules.registry import RULES, Flow, Refuse, Rule, Value, rule
+
+__all__ = ["RULES", "Flow", "Refuse", "Rule", "Value", "rule"]

@@ -1,0 +1,185 @@
+"""Selection turns scores into a plan: the lowest units of a group go, and with a unit all its positions in all slots.
+
+For a group of `size` units and a ratio r:
+
+    wanted    r * size units go, rounded to the nearest: r is a fraction of prunable units, not of parameters or MACs
+    floor     at least max(1, min_keep * size) units stay, else a global ranking deletes whole layers
+    block     the number kept is a multiple of the block, the nearest one at or above the floor (ties keep more);
+              a group narrower than its block stays whole, and so does one of which nothing was wanted
+
+`scope="global"` ranks the units of all groups together, leaving out those that a floor keeps, and cuts as many of the
+lowest as make r of all units; the block then rounds each group's share. Ties go in the order of groups, then of units.
+
+Which groups: include and include_ops narrow, exclude and exclude_ops take away, `ratios` gives groups a ratio of their
+own (0 leaves one whole; an exact name beats a pattern, a later pattern an earlier one), outside the global ranking.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxprune.coupling import Coupling, Frozen, Group, Indices
+from onnxprune.errors import UserError
+from onnxprune.kinds import is_number, is_whole
+from onnxprune.match import choose, ratios_by_group
+from onnxprune.plan import Cut, GroupSummary, Plan, SlotRef
+from onnxprune.scores import Scores
+from onnxprune.version import __version__
+
+SCOPES = ("local", "global")
+
+
+def select(
+    coupling: Coupling,
+    scores: Scores,
+    *,
+    ratio: float = 0.3,
+    scope: str = "local",
+    round_to: int = 1,
+    min_keep: float = 0.1,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    include_ops: Sequence[str] = (),
+    exclude_ops: Sequence[str] = (),
+    ratios: Mapping[str, float] | None = None,
+) -> Plan:
+    """Decide which units go."""
+    _check_options(ratio, scope, round_to, min_keep)
+    open_groups = [group for group in coupling.groups if group.size > 1]
+    if not open_groups:
+        raise UserError(f"nothing in this model is prunable{_top_reasons(coupling.frozen)}")
+    own = ratios_by_group(coupling.groups, ratios or {})
+    chosen = choose(coupling.groups, include, exclude, include_ops, exclude_ops)
+    groups = [group for group in open_groups if group.name in chosen and group.name in scores.by_group]
+    for name in ratios or {}:
+        if name in scores.skipped and own[name] > 0:
+            raise UserError(f"group {name!r} cannot have a ratio: {scores.skipped[name].sentence}")
+    if not groups:
+        skipped = [scores.skipped[name].sentence for name in scores.skipped if name in chosen]
+        why = skipped[0] if skipped else "include and exclude leave none of the prunable groups"
+        raise UserError(f"nothing is left to prune: {why}")
+
+    blocks = {group.name: block_of(group, round_to) for group in groups}
+    floors = {group.name: least_kept(group.size, min_keep, blocks[group.name]) for group in groups}
+    wanted = {group.name: _share(own.get(group.name, ratio), group.size) for group in groups}
+    if scope == "global":
+        wanted |= _global(tuple(group for group in groups if group.name not in own), scores, ratio, floors)
+    counts = {
+        group.name: aligned(group.size, wanted[group.name], floors[group.name], blocks[group.name]) for group in groups
+    }
+    if not any(counts.values()):
+        widest = max(group.size for group in groups)
+        raise UserError(
+            f"nothing would be cut: ratio {ratio}, min_keep {min_keep} and round_to {round_to} leave every group whole "
+            f"(the widest has {widest} units); ask for a higher ratio or a smaller round_to"
+        )
+    meta = {
+        "tool": f"onnxprune {__version__}",
+        "criterion": scores.criterion,
+        "seed": scores.seed,
+        "reduce": scores.reduce,
+        "normalize": scores.normalize,
+        "ratio": ratio,
+        "ratio_means": "fraction of prunable units removed",
+        "scope": scope,
+        "round_to": round_to,
+        "min_keep": min_keep,
+        "include": list(include),
+        "exclude": list(exclude),
+        "include_ops": list(include_ops),
+        "exclude_ops": list(exclude_ops),
+        "ratios": dict(ratios or {}),
+    }
+    found: list[Cut] = []
+    for group in groups:
+        ranking = np.argsort(scores.by_group[group.name], kind="stable")
+        found += cuts(group, ranking[: counts[group.name]])
+    return Plan(tuple(found), tuple(_summary(group, counts[group.name]) for group in groups), meta)
+
+
+def cuts(group: Group, units: Indices) -> list[Cut]:
+    """What removing these units of a group removes everywhere; slots that lose the same positions share a cut."""
+    if not len(units):
+        return []
+    gone = np.zeros(group.size, dtype=bool)
+    gone[units] = True
+    by_index: dict[bytes, tuple[Indices, list[SlotRef]]] = {}
+    for slot in group.slots:
+        index = np.asarray(slot.positions[gone[slot.units]], dtype=np.int64)
+        by_index.setdefault(index.tobytes(), (index, []))[1].append(
+            SlotRef(slot.tensor, slot.axis, slot.size, slot.role)
+        )
+    return [Cut(group.name, tuple(index.tolist()), tuple(slots)) for index, slots in by_index.values()]
+
+
+def block_of(group: Group, round_to: int) -> int:
+    """How many units fill whole multiples of `round_to` on every axis the group makes: 1 where each unit does so alone.
+
+    The group's own positions are counted; what other groups or frozen positions add to the same axis is not.
+    """
+    makers = [slot for slot in group.weights if slot.role == "out"]
+    counts = [np.bincount(slot.units, minlength=group.size) for slot in makers]
+    per_unit = [int(count[0]) for count in counts if count.min() == count.max()]
+    return round_to // math.gcd(round_to, *(per_unit or [1]))
+
+
+def least_kept(size: int, min_keep: float, block: int) -> int:
+    """The least number of units that stays; all of them where the group is narrower than a block."""
+    least = max(1, math.ceil(min_keep * size - 1e-9))  # 1e-9: 0.07 * 100 is 7.000000000000001
+    return min(size, -(-least // block) * block)
+
+
+def aligned(size: int, wanted: int, floor: int, block: int) -> int:
+    """How many units go: near `wanted`, such that whole blocks stay."""
+    if not wanted:
+        return 0
+    nearest = (2 * (size - wanted) + block) // (2 * block) * block
+    return max(0, size - max(nearest, floor))
+
+
+def _share(ratio: float, size: int) -> int:
+    return math.floor(ratio * size + 0.5 + 1e-9)  # 1e-9: 0.15 * 10 + 0.5 must not fall below 2
+
+
+def _global(pool: Sequence[Group], scores: Scores, ratio: float, floors: Mapping[str, int]) -> dict[str, int]:
+    """How many units of each group are among the lowest of all."""
+    if not pool:
+        return {}
+    spare = [np.sort(scores.by_group[group.name])[: group.size - floors[group.name]] for group in pool]
+    owner = np.repeat(np.arange(len(pool)), [len(part) for part in spare])
+    lowest = np.argsort(np.concatenate(spare), kind="stable")[: _share(ratio, sum(group.size for group in pool))]
+    counts = np.bincount(owner[lowest], minlength=len(pool)).tolist()
+    return {group.name: count for group, count in zip(pool, counts, strict=True)}
+
+
+def _summary(group: Group, removed: int) -> GroupSummary:
+    return GroupSummary(group.name, group.size, removed, tuple(dict.fromkeys(reason.code for reason in group.inexact)))
+
+
+def _check_options(ratio: float, scope: str, round_to: int, min_keep: float) -> None:
+    # not (a and b) where `or` would read better: comparisons with NaN are false
+    if not (is_number(ratio) and 0 < ratio < 1):
+        raise UserError(f"ratio must lie between 0 and 1, both excluded, not {ratio!r}: it is the fraction removed")
+    if scope not in SCOPES:
+        raise UserError(f"scope must be {' or '.join(SCOPES)}, not {scope!r}")
+    if not (is_whole(round_to) and round_to >= 1):
+        raise UserError(f"round_to must be a whole number, 1 or more, not {round_to!r}")
+    if not (is_number(min_keep) and 0 <= min_keep < 1):
+        raise UserError(
+            f"min_keep must be 0 or more and less than 1, not {min_keep!r}: it is the fraction kept at least"
+        )
+
+
+def _top_reasons(frozen: Sequence[Frozen], limit: int = 5) -> str:
+    """The reasons that freeze most positions, each once with an example."""
+    totals: dict[str, int] = {}
+    examples: dict[str, Frozen] = {}
+    for item in frozen:
+        totals[item.reason.code] = totals.get(item.reason.code, 0) + item.size
+        examples.setdefault(item.reason.code, item)
+    top = sorted(totals, key=lambda code: -totals[code])[:limit]
+    lines = [f"{examples[code].reason}: {totals[code]} positions, as of {examples[code].tensor!r}" for code in top]
+    return ": " + "; ".join(lines) if lines else ": it has no weight that makes channels"

@@ -1,0 +1,150 @@
+"""The model under a plan: sizes before and after the cut, and the constants that hold them.
+
+A size may be an attribute, a constant input, or the end of shape arithmetic. Where the arithmetic yields the new size
+by itself nothing is touched; a constant is rewritten; and where computed and stored parts are mixed, the stored ones
+are laid over the computed ones (`Where`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from onnxprune.contents import Content, Size, constant, evaluate, sizes_of
+from onnxprune.coupling import Indices
+from onnxprune.errors import UserError
+from onnxprune.plan import Plan
+from onnxprune.tensors import Tensor
+
+Dims = Sequence[int | str | None]
+READABLE = 1 << 20
+
+
+@dataclass(eq=False)
+class Surgery:
+    """The model while a plan is applied to it: sizes before and after, and the constants being rewritten."""
+
+    plan: Plan
+    shapes: Mapping[str, Dims | None]
+    originals: Mapping[str, Tensor]
+    weights: dict[str, Tensor]
+    opset: int
+    current: onnx.NodeProto = field(default_factory=onnx.NodeProto)
+    pending: list[onnx.NodeProto] = field(default_factory=list)
+    """Nodes to insert before the current one."""
+    old: dict[str, Content] = field(default_factory=dict)
+    new: dict[str, Content] = field(default_factory=dict)
+    """What computed integer tensors hold before and after the cut."""
+
+    def __post_init__(self) -> None:
+        self.removed = self.plan.removed()
+        self._sizes = {(slot.tensor, slot.axis): slot.size for cut in self.plan.cuts for slot in cut.slots}
+        self._cut = {tensor for tensor, _ in self.removed}
+
+    def touches(self, node: onnx.NodeProto) -> bool:
+        """A tensor of the node shrinks, or one of its sizes is computed (and may have changed)."""
+        return any(name in self._cut or name in self.new for name in (*node.input, *node.output))
+
+    def before(self, name: str, rank: int | None = None) -> Dims | None:
+        """The shape as inferred, completed from the plan; `rank` helps where inference knows nothing."""
+        dims = self.shapes.get(name)
+        if dims is None:
+            if rank is None:
+                return None
+            dims = [None] * rank
+        return [self._sizes.get((name, i), n) for i, n in enumerate(dims)]
+
+    def after(self, name: str, rank: int | None = None) -> list[int | str | None] | None:
+        dims = self.before(name, rank)
+        if dims is None:
+            return None
+        return [n - len(self.lost(name, i)) if isinstance(n, int) else n for i, n in enumerate(dims)]
+
+    def follow(self, node: onnx.NodeProto) -> None:
+        """Carry shape arithmetic over a node, on the old sizes and on the new."""
+        first = node.input[0] if node.input else ""
+        for contents, weights, shape in (
+            (self.old, self.originals, self.before(first)),
+            (self.new, self.weights, self.after(first)),
+        ):
+            inputs = [_content(name, weights, contents) for name in node.input]
+            for name, content in zip(node.output, evaluate(node, inputs, shape) or (), strict=False):
+                contents[name] = content
+
+    def sizes(self, index: int, *, old: bool = False) -> list[Size] | None:
+        """The entries of an integer input of the current node, as they will be or as they were."""
+        if len(self.current.input) <= index:
+            return None
+        contents, weights = (self.old, self.originals) if old else (self.new, self.weights)
+        content = _content(self.current.input[index], weights, contents)
+        return None if content is None else sizes_of(content)
+
+    def lost(self, name: str, axis: int) -> Indices:
+        """Positions that the axis loses."""
+        return self.removed.get((name, axis), np.zeros(0, np.int64))
+
+    def length(self, name: str, axis: int) -> int:
+        """A length after the cut that has to be known."""
+        dims = self.after(name)
+        size = dims[axis] if dims else None
+        if not isinstance(size, int):
+            raise UserError(
+                f"cannot apply the plan: axis {axis} of {name!r} has no known length (node {self.current.name!r})"
+            )
+        return size
+
+    def rank_after(self, name: str, axis: int, positions: Sequence[int] | Indices) -> list[int]:
+        """Where positions of the old axis stand on the new one (a removed one: where the next kept one stands)."""
+        return [int(p) - int(np.searchsorted(self.lost(name, axis), p)) for p in positions]
+
+    def put(self, index: int, values: np.ndarray) -> None:
+        """Give the current node a constant at this input: the initializer it has, or a new one."""
+        node = self.current
+        while len(node.input) <= index:
+            node.input.append("")
+        name = node.input[index]
+        if name not in self.weights:
+            name = node.input[index] = f"{node.name}:{index}:sizes"
+        self.weights[name] = Tensor.of(name, values)
+
+    def settle(self, index: int, wanted: Sequence[int | None]) -> None:
+        """See that the integer input `index` holds `wanted` at run time; None means: as it comes.
+
+        The entries of constants are compared with what is wanted; computed ones with what they will be.
+        """
+        name = self.current.input[index]
+        found = self.sizes(index) or [None] * len(wanted)
+        wrong = [
+            i for i, (have, want) in enumerate(zip(found, wanted, strict=True)) if want is not None and have != want
+        ]
+        if not wrong:
+            return
+        mixed = [want if i in wrong else have for i, (have, want) in enumerate(zip(found, wanted, strict=True))]
+        if name in self.weights or all(isinstance(size, int) for size in mixed):
+            dtype = self.weights[name].array().dtype if name in self.weights else np.int64
+            self.put(index, np.array(mixed, dtype))
+        else:
+            self._overlay(index, wrong, wanted)
+
+    def _overlay(self, index: int, wrong: list[int], wanted: Sequence[int | None]) -> None:
+        stem = f"{self.current.name}:{index}"
+        which, values = np.zeros(len(wanted), bool), np.zeros(len(wanted), np.int64)
+        which[wrong], values[wrong] = True, [wanted[i] or 0 for i in wrong]
+        for name, array in ((f"{stem}:which", which), (f"{stem}:values", values)):
+            self.weights[name] = Tensor.of(name, array)
+        inputs = [f"{stem}:which", f"{stem}:values", self.current.input[index]]
+        self.pending.append(onnx.helper.make_node("Where", inputs, [f"{stem}:settled"], name=f"{stem}:settle"))
+        self.current.input[index] = f"{stem}:settled"
+
+
+def _content(name: str, weights: Mapping[str, Tensor], contents: Mapping[str, Content]) -> Content | None:
+    tensor = weights.get(name)
+    if tensor is None:
+        return contents.get(name)
+    return constant(tensor.array()) if tensor.dtype in _INTEGERS and tensor.nbytes <= READABLE else None
+
+
+_INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}

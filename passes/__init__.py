@@ -1,0 +1,13 @@
+"""The passes, thin over the core's functions: `from onnxprune.passes import Normalize, Analyze, ...`."""
+
+from onnxprune.passes.analyze import Analyze
+from onnxprune.passes.apply import Apply
+from onnxprune.passes.bench import Bench
+from onnxprune.passes.load_plan import LoadPlan
+from onnxprune.passes.normalize import Normalize
+from onnxprune.passes.save import Save
+from onnxprune.passes.score import Score
+from onnxprune.passes.select import Select
+from onnxprune.passes.verify import Verify
+
+__all__ = ["Analyze", "Apply", "Bench", "LoadPlan", "Normalize", "Save", "Score", "Select", "Verify"]

@@ -1,0 +1,24 @@
+"""Find the coupled channel groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnxprune.analyze import analyze
+from onnxprune.pipeline import State, changed
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """Run the graph on ids and read the groups off."""
+
+    allow_inexact: bool = False
+    """Also offer cuts after which the kept channels compute something else (layer norm, softmax, mean)."""
+
+    needs: ClassVar[tuple[str, ...]] = ("model",)
+    gives: ClassVar[tuple[str, ...]] = ("coupling",)
+    drops: ClassVar[tuple[str, ...]] = ("scores", "plan")
+
+    def run(self, state: State) -> State:
+        return changed(state, coupling=analyze(state.model, allow_inexact=self.allow_inexact))

@@ -1,0 +1,24 @@
+"""Take a plan from a file instead of making one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from onnxprune import plan_json
+from onnxprune.pipeline import State, changed
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """Read a plan that was saved earlier, for this model or its finetuned sibling."""
+
+    path: str | Path
+
+    needs: ClassVar[tuple[str, ...]] = ("model",)
+    gives: ClassVar[tuple[str, ...]] = ("plan",)
+    drops: ClassVar[tuple[str, ...]] = ()
+
+    def run(self, state: State) -> State:
+        return changed(state, plan=plan_json.load(self.path))

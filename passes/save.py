@@ -1,0 +1,26 @@
+"""Write the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from onnxprune.normalize import merge_clones
+from onnxprune.pipeline import State
+from onnxprune.store import save
+
+
+@dataclass(frozen=True)
+class Save:
+    """Write the model atomically. Only what was verified is written; `Verify(mode="off")` takes that upon itself."""
+
+    path: str | Path
+
+    needs: ClassVar[tuple[str, ...]] = ("model", "verification")
+    gives: ClassVar[tuple[str, ...]] = ()
+    drops: ClassVar[tuple[str, ...]] = ()
+
+    def run(self, state: State) -> State:
+        save(merge_clones(state.model), self.path)
+        return state

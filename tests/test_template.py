@@ -1,0 +1,115 @@
+"""A template as written sets nothing; uncommented, it sets what it shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from onnxprune import template
+from onnxprune.coupling import Coupling, Group, Slot
+from onnxprune.errors import UserError
+from onnxprune.template import Template, read
+
+
+def group(name: str, size: int = 64, tensors: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> Group:
+    every = np.arange(size)
+    slots = tuple(Slot(tensor, 0, size, True, "out", every, every, "Conv") for tensor in tensors)
+    return Group(name, (name, *more), ("Conv",), size, slots)
+
+
+MODEL = Coupling(
+    (group("layer1.0.conv1", 64, ("conv1.weight", "bn1.weight"), ("layer1.1.conv1",)), group("/fc/Gemm", 10)), (), {}
+)
+
+
+def uncommented(text: str) -> str:
+    """Only lines of the form `# key = value`."""
+    return re.sub(r'^# (?=[a-z_]+ = |")', "", text, flags=re.MULTILINE)
+
+
+def read_text(folder: Path, text: str) -> Template:
+    path = folder / "prune.toml"
+    path.write_text(text, encoding="utf-8")
+    return read(path)
+
+
+def test_as_written_it_changes_nothing(tmp_path: Path) -> None:
+    assert read_text(tmp_path, template.write(MODEL)) == Template()
+
+
+def test_every_group_and_option_is_there(tmp_path: Path) -> None:
+    text = template.write(MODEL)
+    assert '# "layer1.0.conv1" = 0.3  # 64 units; layer1.1.conv1, conv1.weight:0, bn1.weight:0\n' in text
+    found = read_text(tmp_path, uncommented(text))
+    assert found == Template(
+        criterion="l1",
+        seed=0,
+        reduce="mean",
+        normalize="mean",
+        ratio=0.3,
+        scope="local",
+        round_to=1,
+        min_keep=0.1,
+        include=(),
+        exclude=(),
+        include_ops=(),
+        exclude_ops=(),
+        ratios={"layer1.0.conv1": 0.3, "/fc/Gemm": 0.3},
+    )
+
+
+def test_long_lists_of_members_are_cut_short() -> None:
+    text = template.write(Coupling((group("g", 4, tuple(f"w{number}" for number in range(9))),), (), {}))
+    assert "# 4 units; w0:0, w1:0, w2:0, w3:0, w4:0, w5:0 and 3 more\n" in text
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=10), unique=True, max_size=4))
+def test_any_name_survives(tmp_path: Path, names: list[str]) -> None:
+    model = Coupling(tuple(group(name, 8, (name,)) for name in names), (), {})
+    assert read_text(tmp_path, template.write(model)) == Template()
+    assert read_text(tmp_path, uncommented(template.write(model))).ratios == dict.fromkeys(names, 0.3)
+
+
+def test_what_is_set_is_read(tmp_path: Path) -> None:
+    found = read_text(tmp_path, 'scope = "global"\nround_to = 8\nexclude = ["head.*"]\n[groups]\n"a.b" = 0\nc = 0.5\n')
+    assert found == Template(scope="global", round_to=8, exclude=("head.*",), ratios={"a.b": 0, "c": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ratoi = 0.3", "unknown key 'ratoi'; did you mean 'ratio'"),
+        ('ratio = "0.3"', "ratio must be a number, not '0.3'"),
+        ("ratio = true", "ratio must be a number, not True"),
+        ("round_to = 8.0", "round_to must be a whole number, not 8.0"),
+        ("criterion = 1", "criterion must be a string, not 1"),
+        ('include = "conv*"', "include must be a list of strings, not 'conv*'"),
+        ("exclude = [1]", "exclude must be a list of strings, not [1]"),
+        ("groups = 3", "groups must be a table, not 3"),
+        ("[groups]\na = '0.3'", "groups.a must be a number, not '0.3'"),
+        ("[groups]\nlayer1.0.conv1 = 0.3", "groups.layer1 must be a number, not a table: names with dots need quotes"),
+        ("ratio = ", "is not valid TOML: Invalid value"),
+        ("ratio = 0.1\nratio = 0.2", "is not valid TOML: Cannot overwrite a value"),
+        ("a = " + "[" * 100_000, "is not valid TOML"),
+    ],
+)
+def test_mistakes(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_text(tmp_path, text)
+    assert message in str(error.value)
+    assert "prune.toml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read .*No such file"):
+        read(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="is not valid TOML"):
+        read(tmp_path / "binary.toml")
