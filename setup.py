@@ -1,8 +1,8 @@
 """Which folder holds which package.
 
-The top-level folders are layers, and every one of them is a part of the one package `onnxprune`: `passes/` is imported as
-`onnxprune.passes`. pyproject.toml can state that mapping but then wants every sub-package listed by hand; a forgotten line
-would leave a folder out of the wheel without a word. So the list is computed here, and nothing else is.
+The top-level folders are layers, and every one of them is a part of the one package `onnxprune`: `passes/` is imported
+as `onnxprune.passes`. pyproject.toml can state that mapping but then wants every sub-package listed by hand, and a line
+forgotten would leave a folder out of the wheel without a word. So the list is computed here, and nothing else is.
 """
 
 from setuptools import find_packages, setup
@@ -14,11 +14,11 @@ LAYERS = {
     "onnxprune.models_zoo": "models_zoo",
 }
 
-setup(
-    package_dir=LAYERS,
-    packages=[
-        name
-        for layer, folder in LAYERS.items()
-        for name in [layer, *(f"{layer}.{sub}" for sub in find_packages(folder))]
-    ],
-)
+
+def _below(layer: str, folder: str) -> list[str]:
+    return [f"{layer}.{name}" for name in find_packages(folder)]
+
+
+PACKAGES = [name for layer, folder in LAYERS.items() for name in (layer, *_below(layer, folder))]
+
+setup(package_dir=LAYERS, packages=PACKAGES)

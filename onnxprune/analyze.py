@@ -88,9 +88,10 @@ class _Reader:
         value = self.trace.values[name]
         assert value is not None
         weight = name in self.trace.weights
-        role, node = self.marks.get(int(value.axes[axis].ids[positions[0]]), ("", -1)) if weight else ("", -1)
+        here = value.axes[axis]
+        role, node = self.marks.get(int(here.ids[positions[0]]), ("", -1)) if weight else ("", -1)
         op = self.trace.model.graph.node[node].op_type if node >= 0 else ""
-        return Slot(name, axis, int(value.axes[axis].size), weight, role, positions, units, op)
+        return Slot(name, axis, here.ids.size, weight, "period" if here.factors else role, positions, units, op)
 
     def _named(self, found: list[tuple[list[Slot], int, Indices]]) -> tuple[Group, ...]:
         made: list[tuple[int, str, Group]] = []

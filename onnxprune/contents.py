@@ -55,14 +55,33 @@ def _fill(shape: tuple[int, ...], entries: Sequence[Entry]) -> Content:
     return out.reshape(shape)
 
 
-def _product(a: Size, b: Size) -> Size:
+def multiply(a: Size, b: Size) -> Size:
+    """A product has one spelling: the number first, then the names in order, `12*batch`."""
     if a is None or b is None:
         return 0 if 0 in (a, b) else None
-    if isinstance(a, int) and isinstance(b, int):
-        return a * b
-    if 1 in (a, b):
-        return b if a == 1 else a
-    return "*".join(sorted(f"({x})" for x in (a, b)))
+    number, names = 1, []
+    for factor in (*_factors(a), *_factors(b)):
+        if isinstance(factor, int):
+            number *= factor
+        else:
+            names.append(factor)
+    if not names or number == 0:
+        return number
+    return "*".join([str(number)] * (number != 1) + sorted(names))
+
+
+def _factors(size: int | str) -> list[int | str]:
+    """The factors of a spelled product; a `*` inside parentheses belongs to a name."""
+    if isinstance(size, int):
+        return [size]
+    found, depth = [""], 0
+    for char in size:
+        depth += (char == "(") - (char == ")")
+        if char == "*" and depth == 0:
+            found.append("")
+        else:
+            found[-1] += char
+    return [int(factor) if factor.isdecimal() else factor for factor in found]
 
 
 def _symbolic(sign: str, number: Callable[[int, int], int]) -> Callable[[Size, Size], Size]:
@@ -96,7 +115,7 @@ def _truncate(a: int, b: int) -> int:
 _BINARY: dict[str, Callable[[Size, Size], Size]] = {
     "Add": _symbolic("+", lambda a, b: a + b),
     "Sub": _symbolic("-", lambda a, b: a - b),
-    "Mul": _product,
+    "Mul": multiply,
     "Div": _symbolic("/", _truncate),
     "Mod": _symbolic("%", lambda a, b: a % b),
     "Max": lambda a, b: max(a, b) if isinstance(a, int) and isinstance(b, int) else None,
@@ -257,13 +276,13 @@ def _reduce_prod(node: onnx.NodeProto, x: Content, xs: Sequence[Content | None])
         return None
     total = Entry(1)
     for entry in x:
-        total = Entry(_product(total.size, entry.size), total.sources | entry.sources)
+        total = Entry(multiply(total.size, entry.size), total.sources | entry.sources)
     return _fill((1,) if attribute(node, "keepdims", 1) else (), [total])
 
 
 def _range(node: onnx.NodeProto, x: Content, xs: Sequence[Content | None]) -> Content | None:
     bounds = [_ints(value) for value in xs]
-    if any(bound is None for bound in bounds) or any(value is not None and value.ravel()[0].sources for value in xs):
+    if any(bound is None for bound in bounds):
         return None
     start, stop, step = (bound[0] for bound in bounds if bound)
     numbers = range(start, stop, step) if step else range(0)
@@ -273,7 +292,7 @@ def _range(node: onnx.NodeProto, x: Content, xs: Sequence[Content | None]) -> Co
 def _constant_of_shape(node: onnx.NodeProto, x: Content, xs: Sequence[Content | None]) -> Content | None:
     shape = _ints(x)
     value = attribute(node, "value", None)
-    if shape is None or int(np.prod(shape, dtype=np.int64)) > LIMIT or any(entry.sources for entry in x.ravel()):
+    if shape is None or int(np.prod(shape, dtype=np.int64)) > LIMIT:
         return None
     if value is None or value.data_type not in _INTEGERS:
         return None
@@ -298,6 +317,9 @@ _STRUCTURAL: Mapping[str, _Structural] = {
         x.shape, [Entry(-e.size if isinstance(e.size, int) else None, e.sources) for e in x.ravel()]
     ),
 }
+
+COUNTS = {"Range", "ConstantOfShape"}
+"""Of these the number of elements depends on what they are given."""
 
 TRACED = {"Shape", "Concat", "Where", *_BINARY, *_STRUCTURAL}
 """Operators through which sizes are followed; a size that leaves by another one escapes."""

@@ -19,7 +19,7 @@ from onnxprune.dims import Dims, bound, candidates, inputs_of
 from onnxprune.errors import UserError
 from onnxprune.macs import macs
 from onnxprune.model import Model
-from onnxprune.shapes import infer
+from onnxprune.settle import settled_shapes
 from onnxprune.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -138,11 +138,7 @@ def _shapes(model: Model, binding: Dims) -> dict[str, tuple[int, ...]]:
         value.type.tensor_type.ClearField("shape")
     for node in model.graph.node:
         _to_twin(node)
-    known = {}
-    for name, (_, shape) in infer(model, binding).items():
-        if shape is not None and all(isinstance(length, int) for length in shape):
-            known[name] = tuple(int(length) for length in shape if length is not None)
-    return known
+    return settled_shapes(model, binding)
 
 
 def _to_twin(node: onnx.NodeProto) -> None:

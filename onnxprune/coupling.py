@@ -52,7 +52,8 @@ class Slot:
     """An initializer, not an activation."""
     role: str
     """What the weight does with the channel: `out` makes it, `in` reads it, `scale` and `shift` change it, `keep` is
-    sliced but never masked (a divisor), and nothing for activations and passengers."""
+    sliced but never masked (a divisor), and nothing for passengers. An activation has none but `period`: the axis is a
+    product with a length only known at run time (batch * heads), and `size` and `positions` are those of one factor."""
     positions: Indices
     """Sorted positions on the axis that belong to the group."""
     units: Indices

@@ -211,12 +211,18 @@ def _length(inputs: tuple[Input, ...], key: str) -> tuple[str, int | None]:
         # [batch, sequence_length] floats are sound, and a convolution over sound needs far more than 16 of them
         sound = by_name == "sequence" and any(len(x.shape) == 2 and x.dtype in _FLOATS for x, _ in places)
         return ("samples" if sound else by_name), only
+    if places and all("mask" in x.name.lower() and axis > 0 for x, axis in places) and any(map(_is_past, inputs)):
+        return "total", only  # a mask over the cache as well: no other input is as long
     return (_by_place(*places[0]) if places else "sequence"), only
+
+
+def _is_past(x: Input) -> bool:
+    return len(x.shape) > 2 and re.search(r"past|cache", x.name.lower()) is not None
 
 
 def _by_place(x: Input, axis: int) -> str:
     rank = len(x.shape)
-    if re.search(r"past|cache", x.name.lower()) and rank >= 3:
+    if _is_past(x):
         return "batch" if axis == 0 else "past"
     if rank == 3 and 3 in (x.shape[0], x.shape[2]) and x.dtype in _FLOATS | {2}:
         return "image"

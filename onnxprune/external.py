@@ -41,8 +41,8 @@ def resolve(tensor: onnx.TensorProto, model: Path, files: dict[Path, File]) -> R
     file = _open(name, location, model, files)
     if min(offset, length) < 0 or offset + length > file.size:
         raise UserError(
-            f"initializer {name!r}: its external data (bytes {offset} to {offset + length} of {location!r}) lies beyond "
-            f"the file's end at {file.size}; the file is damaged or incomplete"
+            f"initializer {name!r}: its external data (bytes {offset} to {offset + length} of {location!r}) lies "
+            f"beyond the file's end at {file.size}; the file is damaged or incomplete"
         )
     if length != expected:
         raise UserError(

@@ -36,6 +36,9 @@ class Axis:
     """One id for each position; empty where the length is not known, for nothing on such an axis can be cut."""
     zero: bool = False
     """In the masked model the cut positions hold exact zeros here."""
+    factors: tuple[Axis, ...] = ()
+    """Of an axis like batch * heads, whose length is only known at run time: what it was merged from. Then `ids` are
+    those of the one factor that can be cut."""
 
     @property
     def fixed(self) -> bool:
@@ -89,13 +92,16 @@ class Facts:
 
     def tie(self, *axes: Axis, zero: bool | None = None) -> Axis:
         """All of equal length, position by position. The result holds zeros where every one of them does."""
+        if any(axis.factors for axis in axes) and len({tuple(f.size for f in axis.factors) for axis in axes}) > 1:
+            self.freeze_all(axes, "dynamic-size", "meets an axis whose length is only known at run time")
+            return fixed(axes[0].size)
         ids = axes[0].ids
         for other in axes[1:]:
             ids = self._pair(ids, other.ids)
         known = [axis.size for axis in axes if isinstance(axis.size, int)]
         size = known[0] if known else axes[0].size
         keeps = all(axis.zero for axis in axes) if zero is None else zero
-        return fixed(size) if ids.size == 0 else Axis(size, ids, keeps)
+        return fixed(size) if ids.size == 0 else Axis(size, ids, keeps, axes[0].factors)
 
     def _pair(self, a: Indices, b: Indices) -> Indices:
         if a.size != b.size:
@@ -144,11 +150,13 @@ class Facts:
 
     def merge(self, axes: Sequence[Axis]) -> Axis:
         """The row-major product of several axes as one axis."""
+        axes = [factor for axis in axes for factor in axis.factors or (axis,)]
         alive = [axis for axis in axes if not axis.fixed]
         sizes = [axis.size for axis in axes]
         if any(isinstance(size, str) for size in sizes):
-            for axis in alive:
-                self.freeze(axis, "dynamic-reshape", "is merged with an axis whose length is only known at run time")
+            if len(alive) == 1:
+                return replace(self.open(), ids=alive[0].ids, zero=alive[0].zero, factors=tuple(axes))
+            self.freeze_all(alive, "dynamic-reshape", "is merged with an axis whose length is only known at run time")
             return self.open()
         lengths = [int(size) for size in sizes]
         total = int(np.prod(lengths, dtype=np.int64))

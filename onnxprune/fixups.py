@@ -56,18 +56,21 @@ def reshape(s: Surgery, node: onnx.NodeProto) -> None:
 
 
 def _target(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None]) -> list[int | None]:
-    source, goal = s.after(node.input[0]), s.after(node.output[0], len(found))
+    source, goal = s.after(node.input[0]), s.after(node.output[0], len(found)) or [None] * len(found)
+    zero_copies = not attribute(node, "allowzero", 0) and source is not None
     wanted: list[int | None] = []
-    for i, have in enumerate(found):
-        want = goal[i] if goal is not None else None
-        copies = (
-            have == 0
-            and not attribute(node, "allowzero", 0)
-            and source is not None
-            and i < len(source)
-            and source[i] == want
-        )
+    for i, (have, want) in enumerate(zip(found, goal, strict=True)):
+        copies = have == 0 and zero_copies and i < len(source or ()) and (source or ())[i] == want
         wanted.append(None if have == -1 or copies or not isinstance(want, int) else want)
+    folded = [i for i in range(len(found)) if (node.output[0], i) in s.periods and found[i] != -1]
+    if len(folded) == 1:  # batch * heads has no length yet: let -1 compute it, and spell out what -1 stood for
+        for i, have in enumerate(found):
+            if have == -1:
+                size = goal[i]
+                if not isinstance(size, int):
+                    return wanted
+                wanted[i] = size
+        wanted[folded[0]] = -1
     return wanted
 
 

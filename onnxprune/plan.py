@@ -21,6 +21,8 @@ from onnxprune.errors import UserError
 from onnxprune.names import suggest
 
 VERSION = 1
+PERIOD = "period"
+"""The role of a slot whose axis is a product with a length only known at run time; its positions are one factor's."""
 
 
 @dataclass(frozen=True, order=True)
@@ -112,12 +114,18 @@ class Plan:
         """Codes of all inexact cuts in the plan, each once."""
         return tuple(dict.fromkeys(code for group in self.groups if group.removed for code in group.inexact))
 
+    def periods(self) -> set[tuple[str, int]]:
+        """Axes that shrink by a factor although their length is only known at run time."""
+        return {(slot.tensor, slot.axis) for cut in self.cuts for slot in cut.slots if slot.role == PERIOD}
+
     def removed(self) -> dict[tuple[str, int], Indices]:
         """For each (tensor, axis) the sorted positions that go, over all cuts."""
         parts: dict[tuple[str, int], list[Indices]] = {}
         for cut in self.cuts:
             index = np.array(cut.index, dtype=np.int64)
             for slot in cut.slots:
+                if slot.role == PERIOD:
+                    continue
                 parts.setdefault((slot.tensor, slot.axis), []).append(index)
         return {key: found[0] if len(found) == 1 else np.unique(np.concatenate(found)) for key, found in parts.items()}
 
@@ -139,5 +147,5 @@ def check(plan: Plan, sizes: Mapping[str, Sequence[int | str | None] | None]) ->
             if slot.axis >= len(shape):
                 raise UserError(f"{where}: the tensor has rank {len(shape)} and no axis {slot.axis}")
             size = shape[slot.axis]
-            if isinstance(size, int) and size != slot.size:
+            if isinstance(size, int) and slot.role != PERIOD and size != slot.size:
                 raise UserError(f"{where}: the axis has length {size} here and {slot.size} in the plan")

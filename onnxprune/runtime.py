@@ -22,7 +22,7 @@ from onnxprune.regions import Region
 from onnxprune.tensors import Tensor, item_bits
 
 if TYPE_CHECKING:
-    import onnxruntime  # type: ignore[import-untyped]  # it comes without types
+    import onnxruntime
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -30,7 +30,7 @@ _FOLDER = "session.model_external_initializers_file_folder_path"
 def session(
     model: Model, *, threads: int = 1, optimize: bool = True, providers: Sequence[str] | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session ready to run; a model that onnxruntime refuses is a `UserError`. Without `optimize` it takes the least memory."""
+    """A session ready to run, in the least memory without `optimize`; a model that is refused is a `UserError`."""
     import onnxruntime as ort
 
     chosen = list(providers or ["CPUExecutionProvider"])

@@ -113,19 +113,18 @@ def _check(proto: onnx.ModelProto, name: str) -> None:
 
 def _weight(found: wire.Found, file: File, path: Path, files: dict[Path, File]) -> Tensor:
     header = found.header
-    expected = stored_bytes(header)
+    shape = tuple(header.dims)
     if header.data_location == onnx.TensorProto.EXTERNAL:
         region = external.resolve(header, path, files)
     elif found.offset is None:
         return Tensor.of_proto(header)
     else:
         region = Region(file, found.offset, found.length)
-    if region.length != expected:
-        raise UserError(
-            f"initializer {header.name!r} has {region.length} bytes of data, but its shape "
-            f"{list(header.dims)} needs {expected}; the file is damaged"
-        )
-    shape = tuple(header.dims)
+        if found.length != stored_bytes(header):
+            raise UserError(
+                f"initializer {header.name!r} has {found.length} bytes of data, but its shape {list(shape)} "
+                f"needs {stored_bytes(header)}; the file is damaged"
+            )
     return Tensor(header.name, header.data_type, shape, region, shape, extra=leftover(header))
 
 
@@ -146,8 +145,7 @@ def _replacing(targets: list[Path]) -> Iterator[list[BinaryIO]]:
     files: list[BinaryIO] = []
     renaming = False
     try:
-        for temp in temps:
-            files.append(temp.open("xb"))
+        files.extend(temp.open("xb") for temp in temps)
         yield files
         for file in files:
             file.close()

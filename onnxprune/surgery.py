@@ -16,7 +16,7 @@ import onnx
 from onnxprune.contents import Content, Size, constant, evaluate, sizes_of
 from onnxprune.coupling import Indices
 from onnxprune.errors import UserError
-from onnxprune.plan import Plan
+from onnxprune.plan import PERIOD, Plan
 from onnxprune.tensors import Tensor
 
 Dims = Sequence[int | str | None]
@@ -40,9 +40,10 @@ class Surgery:
     """What computed integer tensors hold before and after the cut."""
 
     def __post_init__(self) -> None:
-        self.removed = self.plan.removed()
-        self._sizes = {(slot.tensor, slot.axis): slot.size for cut in self.plan.cuts for slot in cut.slots}
-        self._cut = {tensor for tensor, _ in self.removed}
+        self.removed, self.periods = self.plan.removed(), self.plan.periods()
+        slots = [slot for cut in self.plan.cuts for slot in cut.slots if slot.role != PERIOD]
+        self._sizes = {(slot.tensor, slot.axis): slot.size for slot in slots}
+        self._cut = {tensor for tensor, _ in (*self.removed, *self.periods)}
 
     def touches(self, node: onnx.NodeProto) -> bool:
         """A tensor of the node shrinks, or one of its sizes is computed (and may have changed)."""

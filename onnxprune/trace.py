@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from onnxprune.attributes import subgraphs
-from onnxprune.contents import TRACED, constant, evaluate
+from onnxprune.contents import COUNTS, TRACED, Content, Entry, constant, evaluate
 from onnxprune.facts import Axis, fixed
 from onnxprune.model import Model
 from onnxprune.rules import RULES, Flow, Refuse, Value
@@ -112,7 +112,7 @@ class Trace:
         for axis, size in zip(axes, known, strict=True):
             if isinstance(size, int) and isinstance(axis.size, int) and size != axis.size:
                 raise ValueError(f"length {axis.size} where shape inference finds {size}")
-            unnamed = isinstance(axis.size, str) and (isinstance(size, int) or (size and axis.size.startswith("?")))
+            unnamed = axis.fixed and isinstance(axis.size, str) and (isinstance(size, int) or axis.size.startswith("?"))
             settled.append(fixed(size) if unnamed and size is not None else axis)
         return tuple(settled)
 
@@ -149,12 +149,25 @@ class Trace:
         sizes = None if first is None else [axis.size for axis in first.axes]
         outs = evaluate(node, contents, sizes) if node.domain in ("", "ai.onnx") else None
         for name, made in zip(node.output, outs or (), strict=False):
-            self.flow.contents[name] = made
-        if node.op_type in TRACED and (outs is not None or all(content is None for content in contents)):
+            self.flow.contents[name] = self._living(made) if node.op_type == "Shape" else made
+        if node.op_type in TRACED - COUNTS and (outs is not None or all(content is None for content in contents)):
             return
         for position, content in enumerate(contents):
-            if content is not None and position not in SIZE_INPUTS.get(node.op_type, ()):
+            if content is not None and (outs is not None or position not in SIZE_INPUTS.get(node.op_type, ())):
                 self._escape(node, content.ravel())
+
+    def _living(self, content: Content) -> Content:
+        """Forget where sizes came from that no cut can change."""
+
+        def living(entry: Entry) -> Entry:
+            sources = frozenset(slot for slot in entry.sources if not self._fixed(*slot))
+            return entry if sources == entry.sources else Entry(entry.size, sources)
+
+        return np.array([*map(living, content), None], object)[:-1]  # the None keeps NumPy from looking into entries
+
+    def _fixed(self, tensor: str, axis: int) -> bool:
+        value = self.values.get(tensor)
+        return value is None or value.axes[axis].fixed
 
     def _escape(self, node: onnx.NodeProto, entries: Iterable[Any]) -> None:
         for tensor, axis in frozenset().union(*(entry.sources for entry in entries)):

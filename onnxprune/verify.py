@@ -90,7 +90,8 @@ class _Comparison:
 
     def __init__(self, original: Model, plan: Plan, dims: Dims | None, threads: int) -> None:
         self.plan, self.dims, self.threads = plan, dims, threads
-        self.names = probes(original.graph, infer(original))
+        folded = {tensor for tensor, _ in plan.periods()}
+        self.names = [name for name in probes(original.graph, infer(original)) if name not in folded]
         self.removed = plan.removed()
         self.original = self._exposed(original)
 

@@ -60,15 +60,14 @@ class Found:
 
 def split(buffer: Buffer, name: str) -> tuple[bytes, list[Found]]:
     """The model's bytes without the main graph's initializers, and those initializers."""
-    known, graphs, last = 0, [], 0
+    known, graph = 0, (0, 0, 0)
     try:
         for number, wire, begin, value, end in _fields(buffer, 0, len(buffer)):
             if _MODEL_FIELDS.get(number, wire) != wire:
                 raise Malformed(begin)
             known += number in _MODEL_FIELDS
-            last = end
-            if number == GRAPH:
-                graphs.append((begin, value, end))
+            if number == GRAPH and not graph[2]:
+                graph = (begin, value, end)  # a second one stays where it is: protobuf merges them
     except Malformed as error:
         # all writers put ir_version first; without it, a few lucky bytes of text are not yet a model
         if buffer[0] != _IR_VERSION and known < 3:
@@ -77,16 +76,15 @@ def split(buffer: Buffer, name: str) -> tuple[bytes, list[Found]]:
         raise UserError(f"{name!r} is not a valid ONNX file ({where})") from None
     if not known:
         raise _foreign(name, buffer)
-    if len(graphs) != 1:
-        # protobuf merges repeated messages: rare enough to leave it to the real parser, at the price of a copy
-        return buffer[:last], []
-    begin, value, end = graphs[0]
+    if not graph[2]:
+        return buffer[: len(buffer)], []
+    begin, value, end = graph
     try:
         pieces, found = _split_graph(buffer, value, end)
     except Malformed as error:
         raise UserError(f"{name!r} is not a valid ONNX file ({error})") from None
-    graph = b"".join(pieces)
-    return b"".join([buffer[:begin], frame(GRAPH, len(graph)), graph, buffer[end : len(buffer)]]), found
+    rest = b"".join(pieces)
+    return b"".join([buffer[:begin], frame(GRAPH, len(rest)), rest, buffer[end : len(buffer)]]), found
 
 
 def parse(skeleton: bytes, name: str) -> onnx.ModelProto:

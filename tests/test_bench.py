@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,16 @@ def test_report(files: list[Path]) -> None:
     back = json.loads(json.dumps(report.to_dict()))
     assert back["rows"][1]["inputs"] == {"x": [4, 8]}
     assert back["rows"][0]["median_ms"] == first.median_ms
+
+
+def test_figures(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = np.array([[0.004, 0.001], [0.004, 0.002], [0.009, 0.003]])
+    monkeypatch.setattr(sys.modules[bench.__module__], "time_rounds", lambda calls, **_: samples)
+    first, second = bench(files).rows
+    assert (first.median_ms, second.median_ms) == pytest.approx((4, 2), rel=1e-9)
+    assert second.speedup == pytest.approx(3, rel=1e-9), "the median of 4, 2 and 3; the ratio of the medians would be 2"
+    assert (second.speedup_p10, second.speedup_p90) == pytest.approx((2.2, 3.8), rel=1e-9)
+    assert (second.p10_ms, second.p90_ms) == pytest.approx((1.2, 2.8), rel=1e-9)
 
 
 def test_models_in_memory_and_files_mix(files: list[Path]) -> None:

@@ -139,6 +139,21 @@ def test_macs(name: str) -> None:
     assert found.macs == sum(found.by_node.values()) == expected
 
 
+def test_sizes_computed_by_arithmetic() -> None:
+    """As TorchScript exports `x.chunk(2, 1)[1]`: the length of the slice is half of a length."""
+    chunk = model(
+        """(float[batch, 8, height, width] x) => (float y) {
+           zero = Constant<value = int64 {0}>() one = Constant<value = int64 {1}>() two = Constant<value = int64 {2}>()
+           first = Constant<value = int64[1] {0}>() axis = Constant<value = int64[1] {1}>()
+           s = Shape(x) c = Gather(s, one) d = Add(c, one) h = Div(d, two) u = Unsqueeze(h, first) e = Mul(u, twice)
+           half = Slice(x, u, e, axis) v = Conv(half, w) y = Conv(v, w) }""",
+        w=zeros(4, 4, 1, 1), twice=np.array([2]),
+    )  # fmt: skip
+    found = cost(normalize(chunk), {"height": 3, "width": 5})
+    assert found.unknown == ()
+    assert found.macs == 2 * 4 * 15 * 4
+
+
 RESIDUAL = """(float[n, 3, 32, 32] x) => (float[n, 10] y) {
   [stem] a = Conv<pads = [1, 1, 1, 1]>(x, w0, b0)
   [first] b = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(a, w1)

@@ -101,6 +101,13 @@ def test_past_and_arithmetic() -> None:
     }  # fmt: skip
 
 
+def test_a_mask_without_names_covers_the_past_too() -> None:
+    cached = model(
+        "(int64[s0, s1] ids, int64[s0, s2] mask, float[s0, 2, s3, 8] past_key) => (float y) { y = Relu(past_key) }"
+    )
+    assert default_dims(cached) == {"s0": 1, "s1": 16, "s2": 32, "s3": 16}
+
+
 def test_symbols() -> None:
     assert names("past + 2*s0") == ("past", "s0")
     assert evaluate("(h//32)*8 - 1", {"h": 64}) == 15

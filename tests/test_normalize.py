@@ -1,4 +1,4 @@
-"""Normalising changes no result, gives every use of a small constant its own weight, and refuses graphs that cannot run."""
+"""Normalising changes no result, gives every use of a small constant its own weight, and refuses what cannot run."""
 
 from __future__ import annotations
 
@@ -76,7 +76,12 @@ def shared_bias() -> onnx.ModelProto:
         helper.make_node("Reshape", ["r", "shape"], ["c"], name="rs2"),
         helper.make_node("MatMul", ["h", "w2"], ["z"], name="tied"),
     ]
-    weights = [weight("w1", 4, 4), weight("w2", 4, 4), weight("b", 4), numpy_helper.from_array(np.array([8, 1]), "shape")]
+    weights = [
+        weight("w1", 4, 4),
+        weight("w2", 4, 4),
+        weight("b", 4),
+        numpy_helper.from_array(np.array([8, 1]), "shape"),
+    ]
     return build(nodes, weights, [value("x", ["n", 4])], [value(name) for name in "yacz"])
 
 
@@ -118,14 +123,20 @@ def test_equal_clones_are_merged_again_and_others_stay(tmp_path: Path) -> None:
 
 
 def test_names_that_only_look_like_clones_are_left_alone(tmp_path: Path) -> None:
-    nodes = [helper.make_node("Add", ["x", "b"], ["h"], name="a1"), helper.make_node("Add", ["h", "b::a1:1"], ["y"], name="a2")]
+    nodes = [
+        helper.make_node("Add", ["x", "b"], ["h"], name="a1"),
+        helper.make_node("Add", ["h", "b::a1:1"], ["y"], name="a2"),
+    ]
     same = [numpy_helper.from_array(np.ones(4, np.float32), name) for name in ("b", "b::a1:1")]
     model = opened(build(nodes, same, [value("x", ["n", 4])], [value("y")]), tmp_path)
     assert merge_clones(model) is model
 
 
 def test_one_node_reading_a_constant_twice_gets_two(tmp_path: Path) -> None:
-    nodes = [helper.make_node("Add", ["b", "b"], ["s"], name="add"), helper.make_node("Mul", ["x", "s"], ["y"], name="mul")]
+    nodes = [
+        helper.make_node("Add", ["b", "b"], ["s"], name="add"),
+        helper.make_node("Mul", ["x", "s"], ["y"], name="mul"),
+    ]
     done = normalize(opened(build(nodes, [weight("b", 4)], [value("x", ["n", 4])], [value("y")]), tmp_path))
     assert list(done.graph.node[0].input) == ["b", "b::add:1"]
     check_same(tmp_path, done, x=X)
@@ -194,7 +205,9 @@ def test_functions_are_inlined_with_their_subgraphs(tmp_path: Path) -> None:
         helper.make_node("Scale", ["h", "w"], ["y"], domain="my", name="second"),
         helper.make_node("Add", ["y", "y"], ["z"], name="last"),
     ]
-    proto = build(nodes, [weight("w", 4)], [value("x", ["n", 4])], [value("z")], opset_imports=imports, functions=functions)
+    proto = build(
+        nodes, [weight("w", 4)], [value("x", ["n", 4])], [value("z")], opset_imports=imports, functions=functions
+    )
     done = normalize(opened(proto, tmp_path))
     assert not done.proto.functions
     assert [node.op_type for node in done.graph.node] == ["Mul", "Mul", "Mul", "Mul", "Add"]
@@ -310,12 +323,19 @@ def test_quantised_matrices_stay_shared(tmp_path: Path) -> None:
         ([("Relu", ["x"], ["y"]), ("Relu", ["x"], ["y"])], "'y'.*two producers"),
         ([("Relu", ["x"], ["w"]), ("Relu", ["w"], ["y"])], "'w'.*two producers"),
         ([("Relu", ["x"], ["x"]), ("Relu", ["x"], ["y"])], "'x'.*two producers"),
-        ([("Add", ["x", "k"], ["h"]), ("Add", ["h", "w"], ["k"]), ("Relu", ["k"], ["y"])], "'Add_h' is part of a cycle"),
+        (
+            [("Add", ["x", "k"], ["h"]), ("Add", ["h", "w"], ["k"]), ("Relu", ["k"], ["y"])],
+            "'Add_h' is part of a cycle",
+        ),
         ([("Constant", [], ["w"]), ("Relu", ["w"], ["y"])], "'w'"),
     ],
 )
-def test_graphs_that_cannot_run_are_refused(tmp_path: Path, nodes: list[tuple[str, list[str], list[str]]], says: str) -> None:
-    made = [helper.make_node(op, given, made, **({"value_int": 1} if op == "Constant" else {})) for op, given, made in nodes]
+def test_graphs_that_cannot_run_are_refused(
+    tmp_path: Path, nodes: list[tuple[str, list[str], list[str]]], says: str
+) -> None:
+    made = [
+        helper.make_node(op, given, made, **({"value_int": 1} if op == "Constant" else {})) for op, given, made in nodes
+    ]
     with pytest.raises(UserError, match=says):
         normalize(opened(build(made, [weight("w", 4)], [value("x", ["n", 4])], [value("y")]), tmp_path))
 

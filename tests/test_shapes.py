@@ -34,7 +34,9 @@ def model_of(folder: Path, custom: bool = False) -> Model:
         helper.make_node("Slice", ["s", "zero", "one"], ["n"]),
         helper.make_node("Concat", ["n", "minus"], ["target"], axis=0),
         helper.make_node("Reshape", ["c", "target"], ["flat"]),
-        helper.make_node("Mystery", ["flat"], ["odd"], domain="my") if custom else helper.make_node("Relu", ["flat"], ["odd"]),
+        helper.make_node("Mystery", ["flat"], ["odd"], domain="my")
+        if custom
+        else helper.make_node("Relu", ["flat"], ["odd"]),
         helper.make_node("MatMul", ["odd", "fc"], ["y"]),
     ]
     inputs = [helper.make_tensor_value_info("x", F, ["batch", 3, 8, None])]

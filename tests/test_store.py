@@ -1,4 +1,4 @@
-"""What is loaded and saved unchanged is equal, files outside the model's folder stay unread, nothing is half written."""
+"""What is saved unchanged is equal, files outside the model's folder stay unread, and no file is half written."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_an_unchanged_model_is_saved_equal(tmp_path: Path, make: Callable[[], on
     onnx.save(model, tmp_path / "in.onnx")
     save(load(tmp_path / "in.onnx").replace(external=external), tmp_path / "out" / "m.onnx")
     assert raw(onnx.load(tmp_path / "out" / "m.onnx")) == raw(model)
-    assert sorted(os.listdir(tmp_path / "out")) == ["m.onnx", "m.onnx.data"][: 1 + external]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["m.onnx", "m.onnx.data"][: 1 + external]
     again = load(tmp_path / "out" / "m.onnx")
     assert again.external == external
     assert list(again.weights) == [item.name for item in model.graph.initializer]
@@ -144,7 +144,7 @@ def test_a_model_can_be_saved_over_itself(tmp_path: Path, external: bool) -> Non
     np.testing.assert_array_equal(load(tmp_path / "m.onnx").weights["w"].array(), expected)
     np.testing.assert_array_equal(held[::2], expected)
     np.testing.assert_array_equal(cut.weights["w"].array(), expected)  # the old model still reads its old file
-    assert sorted(os.listdir(tmp_path)) == ["in.onnx", "m.onnx", "m.onnx.data"][: 2 + external]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.onnx", "m.onnx", "m.onnx.data"][: 2 + external]
 
 
 class Broken(Tensor):
@@ -205,6 +205,28 @@ def test_a_failure_between_the_renames_is_taken_back(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("fails", ["m.onnx", "m.onnx.data"])
+def test_a_file_that_cannot_be_opened_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    model = load_of(plain(), tmp_path).replace(external=True)
+    (tmp_path / "m.onnx").write_bytes(b"old model")
+    (tmp_path / "m.onnx.data").write_bytes(b"old data")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    opens = Path.open
+
+    def failing(self: Path, mode: str = "r") -> object:
+        if self.name.startswith(f".{fails}.") and len(self.name) == len(fails) + 14:
+            raise OSError(28, "No space left on device")
+        return opens(self, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        with pytest.raises(UserError, match="No space left"):
+            save(model, tmp_path / "m.onnx")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_existing_files_keep_their_mode(tmp_path: Path) -> None:
     model = load_of(plain(), tmp_path)
     (tmp_path / "m.onnx").touch()
@@ -220,7 +242,7 @@ def test_paths_that_cannot_be_written_are_refused_before_any_work(tmp_path: Path
     with pytest.raises(UserError, match="not a regular file"):
         save(model, tmp_path)
     (tmp_path / "m.onnx.data").mkdir()
-    with pytest.raises(UserError, match="data'.*not a regular file"):
+    with pytest.raises(UserError, match=r"data'.*not a regular file"):
         save(model.replace(external=True), tmp_path / "m.onnx")
     os.mkfifo(tmp_path / "pipe.onnx")
     with pytest.raises(UserError, match="not a regular file"):
@@ -332,7 +354,9 @@ def test_external_data_is_not_believed(tmp_path: Path, entries: dict[str, str], 
     assert "\n" not in str(caught.value)
 
 
-def test_external_data_of_attributes_and_subgraphs_is_brought_in(tmp_path: Path) -> None:
+def test_external_data_of_attributes_and_subgraphs_is_brought_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "in").mkdir()
     rng = np.random.default_rng(0)
     first, second = (rng.random((20, 20), dtype=np.float32) for _ in range(2))
@@ -356,6 +380,11 @@ def test_external_data_of_attributes_and_subgraphs_is_brought_in(tmp_path: Path)
     save(load(tmp_path / "in" / "m.onnx"), tmp_path / "out.onnx")
     out = onnx.load(tmp_path / "out.onnx")
     np.testing.assert_array_equal(numpy_helper.to_array(out.graph.node[0].attribute[0].t), second)
+    monkeypatch.setattr("onnxprune.external._EMBED_LIMIT", 20 * 20 * 4 * 3)  # the Constant and both branches
+    load(tmp_path / "in" / "m.onnx")
+    monkeypatch.setattr("onnxprune.external._EMBED_LIMIT", 20 * 20 * 4 * 3 - 1)
+    with pytest.raises(UserError, match="too big"):
+        load(tmp_path / "in" / "m.onnx")
     next(path for path in (tmp_path / "in").iterdir() if path.suffix != ".onnx").unlink()
     with pytest.raises(UserError, match="missing"):
         load(tmp_path / "in" / "m.onnx")

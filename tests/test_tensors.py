@@ -1,4 +1,4 @@
-"""Edits of a lazy weight equal the same edits done eagerly, whatever their order, and files are read as ONNX wrote them."""
+"""Edits of a lazy weight equal the same edits done eagerly, in any order, and files are read as ONNX wrote them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def test_a_big_unedited_region_is_a_view_and_edits_do_not_touch_the_file(tmp_pat
 def test_chunks_of_an_edited_weight_are_small_and_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensors, "CHUNK", 1000)
     array = np.random.default_rng(1).random((100, 40), dtype=np.float32)
-    edited = stored(tmp_path / "w", array, 3).take(0, np.arange(10, 90)).zero(0, np.array([0, 79])).take(1, np.arange(39))
+    edited = (
+        stored(tmp_path / "w", array, 3).take(0, np.arange(10, 90)).zero(0, np.array([0, 79])).take(1, np.arange(39))
+    )
     pieces = [bytes(piece) for piece in edited.chunks()]
     assert max(map(len, pieces)) <= 1000
     assert len(pieces) > 10

@@ -96,6 +96,10 @@ def test_every_truncation_is_one_line_that_says_so(tmp_path: Path) -> None:
     graph_end = data.rindex(b"z") + 1
     path = tmp_path / "cut.onnx"
     said = set()
+    assert data[:2] == b"\x08\x08"
+    path.write_bytes(data[:1])
+    with pytest.raises(UserError, match="truncated at byte 1"):
+        load(path)
     for size in [*range(1, 60), *range(60, graph_end, 41)]:
         path.write_bytes(data[:size])
         with pytest.raises(UserError) as caught:
@@ -143,7 +147,7 @@ def test_a_length_that_leaves_its_message_is_malformed_not_followed() -> None:
     data = bytearray(small_model().SerializeToString())
     at = data.index(b"\x4a\x80\x14")  # raw_data of `big`: tag 9, length 2560
     data[at + 1 : at + 3] = b"\xff\x7f"
-    with pytest.raises(UserError, match="not a valid ONNX file .malformed at byte"):
+    with pytest.raises(UserError, match=r"not a valid ONNX file \(malformed at byte"):
         wire.split(bytes(data), "m.onnx")
 
 
@@ -159,7 +163,7 @@ def test_flipped_bytes_give_a_model_or_a_user_error(tmp_path_factory: pytest.Tem
     try:
         model = normalize(load(path))
     except UserError as error:
-        assert "\n" not in str(error)
+        assert "\n" not in str(error)  # noqa: PT017  either outcome is fine, an unwieldy message is not
         return
     infer(model)
     for weight in model.weights.values():

@@ -1,4 +1,4 @@
-"""Trains the shipped network and writes `digits.onnx` and `digits.npz`; the held-out images are looked at once, at the end.
+"""Trains the shipped network and writes `digits.onnx` and `digits.npz`; the held-out images are read once, at the end.
 
     python -m onnxprune.models_zoo.recipes.digits [--seed 0] [--folder models_zoo]
 
@@ -118,11 +118,11 @@ def train(images: Tensor, labels: Tensor) -> Digits:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=EPOCHS * steps)
     for _ in range(EPOCHS):
         order = torch.randperm(len(images))
-        for chosen in order[: steps * BATCH].split(BATCH):
+        for chosen in order[: steps * BATCH].reshape(steps, BATCH):
             loss = functional.cross_entropy(network(augment(images[chosen])), labels[chosen], label_smoothing=0.05)
             loss = loss + SLIMMING * torch.stack([scale.abs().sum() for scale in scales]).sum()
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
     return network.eval()
@@ -197,7 +197,7 @@ def main() -> None:
         accuracy = (network(images).argmax(1) == labels).float().mean().item()
     proto = export(network)
     onnx.save(proto, options.folder / "digits.onnx")
-    np.savez_compressed(options.folder / "digits.npz", **arrays)
+    np.savez_compressed(options.folder / "digits.npz", **arrays)  # type: ignore[arg-type]  # the stubs see an option
     count = sum(parameter.numel() for parameter in network.parameters())
     print(f"{count} parameters, {accuracy:.1%} of {HELD_OUT} held-out digits, {time.perf_counter() - start:.0f} s")
 

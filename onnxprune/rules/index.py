@@ -23,7 +23,7 @@ def gather(f: Flow, node: object, data: Value, indices: Value) -> Sequence[Axes]
     rest = (data.axes[:along], data.axes[along + 1 :])
     if axis.fixed:
         return [(*rest[0], *indices.axes, *rest[1])]
-    if picks is None:
+    if picks is None or axis.factors:
         f.freeze(axis, "indexed", "is indexed by values that are computed at run time")
         return [(*rest[0], *indices.axes, *rest[1])]
     if picks.ndim == 0:

@@ -39,6 +39,7 @@ def split(f: Flow, node: object, x: Value, sizes: Value | None = None) -> Sequen
     axis, count = x.axes[along], len(f.current.output)
     given = f.attr("split") or (f.ints(1) if f.has(1) else None)
     if isinstance(axis.size, str):
+        f.freeze(axis, "dynamic-size", "is split although its length is only known at run time")
         return [_with(x.axes, along, f.open()) for _ in range(count)]
     if given is None:
         if f.has(1):
@@ -79,10 +80,11 @@ def slice_(f: Flow, node: object, x: Value, *inputs: Value | None) -> Sequence[A
 
 
 def _cut(f: Flow, axis: Axis, start: int | str | None, end: int | str | None, step: int | None) -> Axis:
-    if isinstance(axis.size, str):
-        return f.open()
-    if start == 0 and step == 1 and end == axis.size:
+    if start == 0 and step == 1 and (end == axis.size or (isinstance(end, int) and end >= 2**31 - 1)):
         return axis
+    if isinstance(axis.size, str):
+        f.freeze(axis, "dynamic-size", "is sliced although its length is only known at run time")
+        return f.open()
     if not (isinstance(start, int) and isinstance(end, int) and isinstance(step, int)):
         f.freeze(axis, "computed-slice", "the bounds of its Slice are computed at run time")
         return f.open()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune.contents import Size
+from onnxprune.contents import Size, multiply
 from onnxprune.facts import Axis, fixed
 from onnxprune.rules.registry import Axes, Flow, Refuse, Value, rule
 
@@ -39,7 +39,7 @@ def regroup(f: Flow, axes: Sequence[Axis], sizes: Sequence[Size]) -> list[Axis]:
 
         (N, 6, h, w) -> (N, 2, -1):   N = N,  6 = 2 * 3,  then (3, h, w) is left for -1
     """
-    inside, outside = _complete(list(axes), list(sizes))
+    inside, outside = _complete([factor for axis in axes for factor in axis.factors or (axis,)], list(sizes))
     head = _walk(f, inside, outside, reverse=False)
     tail = _walk(f, inside, outside, reverse=True)
     if not outside:
@@ -76,9 +76,9 @@ def _walk(f: Flow, inside: list[Axis], outside: list[Size], *, reverse: bool) ->
         size = outside[end]
         while inside and inside[end].size == 1 and size != 1:
             f.freeze(inside.pop(end), "reshape", "a single position disappears in a Reshape")
+        if size is None or (not inside and any(s != 1 for s in outside)):
+            return made
         if not inside:
-            if any(s != 1 for s in outside):
-                return made
             made.append(fixed(1))
         elif inside[end].size == size:
             made.append(inside.pop(end))
@@ -97,7 +97,7 @@ def _gather(f: Flow, inside: list[Axis], size: Size, reverse: bool) -> list[Axis
     """The axes, the last one perhaps split, whose lengths multiply to `size`; None (and nothing taken) if none do."""
     end = -1 if reverse else 0
     if not isinstance(size, int):
-        return None
+        return _gather_named(inside, size, reverse)
     need, count = size, 0
     while need > 1 and count < len(inside):
         length = inside[~count if reverse else count].size
@@ -115,6 +115,16 @@ def _gather(f: Flow, inside: list[Axis], size: Size, reverse: bool) -> list[Axis
         parts.append(second if reverse else first)
         inside.insert(len(inside) if reverse else 0, first if reverse else second)
     return parts
+
+
+def _gather_named(inside: list[Axis], size: Size, reverse: bool) -> list[Axis] | None:
+    """The axes whose lengths, some only known at run time, multiply to the named length."""
+    total: Size = 1
+    for count, axis in enumerate(inside[::-1] if reverse else inside, 1):
+        total = multiply(total, axis.size)
+        if total == size:
+            return [inside.pop(-1 if reverse else 0) for _ in range(count)]
+    return None
 
 
 @rule("Flatten")
