@@ -1,1 +1,86 @@
-"""The command line: parsing, rendering and exit codes."""
+"""The command line: parsing, rendering and exit codes.
+
+    0    done
+    2    a mistake in what was given: one line on stderr, nothing written
+    3    a pruned model did not pass verification: likewise
+    130  interrupted        141  whoever read the output has gone
+
+stdout is the result, stderr the talk. What escapes here otherwise is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from onnxprune.cli import analyze, apply, bench, prune, verify
+from onnxprune.cli.arguments import RATIO, Parser, unknown
+from onnxprune.cli.labels import printable
+from onnxprune.errors import UserError
+from onnxprune.version import __version__
+
+COMMANDS = (analyze, prune, apply, verify, bench)
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+_EXAMPLES = f"""\
+examples:
+  onnxprune prune --ratio 0.3 --criterion fpgm    on the small network shipped
+  onnxprune analyze model.onnx                    what can go, what cannot, why
+  onnxprune prune model.onnx -o small.onnx --ratio 0.3 --criterion l1
+
+{RATIO}
+
+`onnxprune COMMAND --help` explains a command.
+"""
+
+
+def parser() -> Parser:
+    """The whole grammar."""
+    top = Parser(
+        prog="onnxprune",
+        usage="%(prog)s COMMAND [options]",
+        description="Structured pruning of ONNX models: find the channels that must go together, cut\n"
+        "them out, and prove that the result is the original with those channels set to zero.",
+        epilog=_EXAMPLES,
+    )
+    top.add_argument("--version", action="version", version=f"onnxprune {__version__}")
+    commands = top.add_subparsers(prog="onnxprune", title="commands", metavar="COMMAND", dest="command")
+    for command in COMMANDS:
+        command.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        top = parser()
+        args, rest = top.parse_known_args(argv)
+        if args.command is None:
+            raise UserError("name a command: analyze, prune, apply, verify or bench (see 'onnxprune --help')")
+        if rest:
+            raise UserError(unknown(top, args.command, rest[0]))
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except SystemExit as end:  # argparse, after --help and --version
+        return int(end.code or 0)
+    except UserError as error:
+        sys.stderr.write(f"onnxprune: error: {printable(' '.join(str(error).split()))}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("onnxprune: interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return BROKEN_PIPE
+
+
+def _forget_stdout() -> None:
+    """Else the interpreter tries to flush what nobody reads, and complains, when it ends."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # stdout is no file, as in a notebook
+        pass

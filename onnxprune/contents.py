@@ -140,7 +140,8 @@ def _where(condition: Content, yes: Content, no: Content) -> Content:
         if c.size is None or isinstance(c.size, str):
             picked.append(a if a == b else Entry(None, a.sources | b.sources | c.sources))
         else:
-            picked.append(a if c.size else b)
+            chosen = a if c.size else b
+            picked.append(Entry(chosen.size, chosen.sources | c.sources))
     return _fill(grids[0].shape, picked)
 
 

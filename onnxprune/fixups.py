@@ -112,6 +112,20 @@ def resize(s: Surgery, node: onnx.NodeProto) -> None:
     s.settle(3, [n if isinstance(n, int) else None for n in shrunk])
 
 
+@fixup("Squeeze")
+def squeeze(s: Surgery, node: onnx.NodeProto) -> None:
+    """Without axes every single position is squeezed, also one that a cut has left."""
+    before, after = s.before(node.input[0]), s.after(node.input[0])
+    if attribute(node, "axes") is not None or len(node.input) > 1 or before is None or after is None:
+        return
+    axes = [axis for axis, size in enumerate(before) if size == 1]
+    if len(axes) < list(after).count(1):
+        if s.opset < 13:
+            set_attribute(node, "axes", axes)
+        else:
+            s.put(1, np.array(axes, np.int64))
+
+
 @fixup("Split")
 def split(s: Surgery, node: onnx.NodeProto) -> None:
     rank = len(s.before(node.input[0]) or ())

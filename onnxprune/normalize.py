@@ -1,6 +1,7 @@
 """Afterwards every weight is an initializer with one meaning, and every node has a name of its own.
 
-What computes stays what it was: functions are inlined, `Constant` nodes become initializers, and small constants
+What computes stays what it was: functions are inlined, `Constant` nodes become initializers, arithmetic on small
+constants is done (see `fold`), and small constants
 that an exporter merged because they happened to be equal are taken apart again, one per use:
 
     bias -> conv1 (input 2)              bias                 -> conv1
@@ -19,6 +20,7 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import UserError
+from onnxprune.fold import fold_constants
 from onnxprune.model import Model
 from onnxprune.order import sort_nodes
 from onnxprune.tensors import Tensor, same
@@ -43,6 +45,7 @@ def normalize(model: Model) -> Model:
     proto.ir_version = max(proto.ir_version, 4)  # before 4 every initializer had to be an input
     _name_nodes(graph)
     sort_nodes(graph, weights)
+    fold_constants(graph, weights, model.opset)
     kept = _held(proto)
     _clone_shared(graph, weights, kept)
     used = kept.union(*(node.input for node in graph.node))

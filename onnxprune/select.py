@@ -47,7 +47,7 @@ def select(
     ratios: Mapping[str, float] | None = None,
 ) -> Plan:
     """Decide which units go."""
-    _check_options(ratio, scope, round_to, min_keep)
+    check_options(ratio, scope, round_to, min_keep)
     open_groups = [group for group in coupling.groups if group.size > 1]
     if not open_groups:
         raise UserError(f"nothing in this model is prunable{_top_reasons(coupling.frozen)}")
@@ -159,7 +159,8 @@ def _summary(group: Group, removed: int) -> GroupSummary:
     return GroupSummary(group.name, group.size, removed, tuple(dict.fromkeys(reason.code for reason in group.inexact)))
 
 
-def _check_options(ratio: float, scope: str, round_to: int, min_keep: float) -> None:
+def check_options(ratio: float, scope: str, round_to: int, min_keep: float) -> None:
+    """Refuse what cannot be, before any work is done."""
     # not (a and b) where `or` would read better: comparisons with NaN are false
     if not (is_number(ratio) and 0 < ratio < 1):
         raise UserError(f"ratio must lie between 0 and 1, both excluded, not {ratio!r}: it is the fraction removed")

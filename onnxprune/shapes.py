@@ -59,5 +59,10 @@ def _bind(graph: onnx.GraphProto, dims: Mapping[str, int]) -> None:
 def _shape(kind: onnx.TypeProto.Tensor) -> Shape:
     if not kind.HasField("shape"):
         return kind.elem_type, None
-    dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim)
+    dims = tuple(_dim(dim) for dim in kind.shape.dim)
     return kind.elem_type, dims
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    """Some exporters write -1 for a length that is not known."""
+    return (dim.dim_value if dim.dim_value >= 0 else None) if dim.HasField("dim_value") else dim.dim_param or None

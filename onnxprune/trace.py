@@ -54,6 +54,7 @@ class Trace:
             self.flow.freeze_all(
                 value.axes if value else (), "graph-output", f"reaches the graph output {output.name!r}"
             )
+            self._escape(output.name, f"as the graph output {output.name!r}")
 
     def _inputs(self) -> None:
         for item in self.model.graph.input:
@@ -62,7 +63,7 @@ class Trace:
                 None if known is None else Value(tuple(fixed(_name(n, item.name, i)) for i, n in enumerate(known)))
             )
         for name, tensor in self.model.weights.items():
-            value = Value(tuple(self.flow.fresh(n) for n in tensor.shape), weight=True)
+            value = Value(tuple(self.flow.fresh(n, tensor.dtype in FLOATS) for n in tensor.shape), weight=True)
             self.values[name] = self.weights[name] = value
             if tensor.nbytes <= READABLE and tensor.dtype in _INTEGERS:
                 content = constant(tensor.array())
@@ -141,6 +142,7 @@ class Trace:
                 self.flow.freeze_all(
                     value.axes if value else (), "captured", f"is used inside the body of {node.op_type}"
                 )
+                self._escape(name, f"inside the body of {node.op_type}")
 
     def _follow(self, node: onnx.NodeProto) -> None:
         """Evaluate shape arithmetic; a size that leaves it otherwise than as a size freezes the axis it came from."""
@@ -154,7 +156,7 @@ class Trace:
             return
         for position, content in enumerate(contents):
             if content is not None and (outs is not None or position not in SIZE_INPUTS.get(node.op_type, ())):
-                self._escape(node, content.ravel())
+                self._escape(node.input[position], f"by {node.op_type}")
 
     def _living(self, content: Content) -> Content:
         """Forget where sizes came from that no cut can change."""
@@ -169,14 +171,19 @@ class Trace:
         value = self.values.get(tensor)
         return value is None or value.axes[axis].fixed
 
-    def _escape(self, node: onnx.NodeProto, entries: Iterable[Any]) -> None:
+    def _escape(self, name: str, where: str) -> None:
+        """Freeze the axes whose lengths a tensor of numbers was computed from."""
+        entries = self.flow.contents[name].ravel() if name in self.flow.contents else ()
         for tensor, axis in frozenset().union(*(entry.sources for entry in entries)):
             value = self.values.get(tensor)
             if value is not None:
-                self.flow.freeze(value.axes[axis], "size-escapes", f"its length is used as a number by {node.op_type}")
+                self.flow.freeze(value.axes[axis], "size-escapes", f"its length is used as a number {where}")
 
 
-_INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
+_T = onnx.TensorProto
+_INTEGERS = {_T.INT64, _T.INT32, _T.BOOL}
+FLOATS = {_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE}
+"""What `mask` can set to zero."""
 
 
 def _name(size: int | str | None, tensor: str, axis: int) -> int | str:

@@ -12,7 +12,7 @@ from onnxprune.facts import Axis, fixed
 from onnxprune.rules.registry import Axes, Flow, Value, rule
 
 KEEPS_ZERO = (
-    "Abs Asin Asinh Atan Atanh BitCast Cast Ceil Celu Dropout Elu Erf Floor Gelu HardSwish LeakyRelu Mish Neg Relu "
+    "Abs Asin Asinh Atan Atanh BitCast Cast CastLike Ceil Celu Elu Erf Floor Gelu HardSwish LeakyRelu Mish Neg Relu "
     "Round Selu Shrink Sign Sin Sinh Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsNaN "
     "com.microsoft::Gelu com.microsoft::FastGelu com.microsoft::QuickGelu"
 )
@@ -20,10 +20,12 @@ LOSES_ZERO = (
     "Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid IsInf Log Not Reciprocal Sigmoid Softplus Affine "
     "ParametricSoftplus ScaledTanh"
 )
+POLES = "Acosh Log Reciprocal"
+"""Not finite at zero: the masked model would spread NaN over everything that follows."""
 BINARY = {
     "all": "Add Sub Max Min Sum Mean Or Xor BitwiseOr BitwiseXor com.microsoft::BiasGelu",
     "any": "Mul And BitwiseAnd",
-    "first": "Div Mod BitShift PRelu CastLike",
+    "first": "Div Mod BitShift PRelu",
     "none": "Equal Greater GreaterOrEqual Less LessOrEqual",
 }
 WEIGHT_ROLES = {"Add": "shift", "Sub": "shift", "Sum": "shift", "Mul": "scale", "com.microsoft::BiasGelu": "shift"}
@@ -51,12 +53,26 @@ def _zero(i: int, operands: Sequence[Axes], zeros: str) -> bool:
 
 @rule(*KEEPS_ZERO.split())
 def keeps_zero(f: Flow, node: object, x: Value, *rest: Value | None) -> Sequence[Axes]:
-    return [x.axes for _ in f.current.output]
+    return [x.axes]
+
+
+@rule("Dropout")
+def dropout(f: Flow, node: object, x: Value, *rest: Value | None) -> Sequence[Axes]:
+    """Its mask is true everywhere."""
+    return [x.axes, tuple(axis.with_zero(False) for axis in x.axes)]
 
 
 @rule(*LOSES_ZERO.split())
 def loses_zero(f: Flow, node: object, x: Value, *rest: Value | None) -> Sequence[Axes]:
+    if f.current.op_type in POLES.split():
+        _infinite(f, x)
     return [tuple(axis.with_zero(False) for axis in x.axes)]
+
+
+def _infinite(f: Flow, x: Value) -> None:
+    for axis in x.axes:
+        if axis.zero:
+            f.inexact(axis, "not-finite", f"{f.current.op_type} is not finite at the zeros of its cut positions")
 
 
 def _register(zeros: str, op: str) -> None:
@@ -69,6 +85,8 @@ def _register(zeros: str, op: str) -> None:
                     f.mark(x, axis, role)
                 elif op in ("Div", "Mod") and position:
                     f.mark(x, axis, "keep")
+        if op in ("Div", "Mod") and not xs[1].weight:
+            _infinite(f, xs[1])
         return [tuple(broadcast(f, [_legacy(f, x, xs[0]) if i else x.axes for i, x in enumerate(xs)], zeros))]
 
 
@@ -91,6 +109,8 @@ def power(f: Flow, node: object, x: Value, exponent: Value) -> Sequence[Axes]:
     positive = value is not None and bool((value > 0).all())
     for axis in range(exponent.rank):
         f.mark(exponent, axis, "keep")
+    if value is None or bool((value < 0).any()):
+        _infinite(f, x)
     return [tuple(broadcast(f, [x.axes, exponent.axes], "first" if positive else "none"))]
 
 

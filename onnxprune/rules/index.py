@@ -49,10 +49,18 @@ def elements(f: Flow, node: object, data: Value, indices: Value, *updates: Value
     result = [
         fixed(data.axes[i].size if updates else indices.axes[i].size)
         if i == along
-        else f.tie(data.axes[i], *(x.axes[i] for x in others), zero=False)
+        else _beside(f, data.axes[i], [x.axes[i] for x in others], bool(updates))
         for i in range(data.rank)
     ]
     return [tuple(result)]
+
+
+def _beside(f: Flow, axis: Axis, others: Sequence[Axis], whole: bool) -> Axis:
+    """Indices may also run along the first part of an axis only."""
+    if all(other.size == axis.size for other in others):
+        return f.tie(axis, *others, zero=False)
+    f.freeze_all([axis, *others], "indexed", "is indexed in part")
+    return fixed(axis.size if whole else others[0].size)
 
 
 @rule("GatherND")
@@ -79,7 +87,7 @@ def scatter_nd(f: Flow, node: object, data: Value, indices: Value, updates: Valu
 
 @rule("OneHot")
 def one_hot(f: Flow, node: object, indices: Value, depth: Value, values: Value) -> Sequence[Axes]:
-    axes = list(indices.axes)
+    axes = [axis.with_zero(False) for axis in indices.axes]
     axes.insert(f.attr("axis", -1) % (len(axes) + 1), f.open())
     return [tuple(axes)]
 
@@ -97,7 +105,8 @@ def arg_max(f: Flow, node: object, x: Value) -> Sequence[Axes]:
     along = f.attr("axis", 0) % x.rank
     f.freeze(x.axes[along], "positional", "its positions are answers")
     kept = [fixed(1)] if f.attr("keepdims", 1) else []
-    return [(*x.axes[:along], *kept, *(axis.with_zero(False) for axis in x.axes[along + 1 :]))]
+    rest = [axis.with_zero(False) for axis in x.axes]
+    return [(*rest[:along], *kept, *rest[along + 1 :])]
 
 
 @rule("CumSum")
@@ -150,4 +159,6 @@ def expand(f: Flow, node: object, x: Value, shape: Value) -> Sequence[Axes]:
 def _stretched(f: Flow, x: Value, i: int, axis: Axis) -> Axis:
     """A single position repeated to a known length: each copy can go by itself."""
     alone = x.rank < -i or x.axes[i].size == 1
-    return f.fresh(axis.size, zero=False) if alone and isinstance(axis.size, int) else axis
+    if alone:
+        return f.fresh(axis.size, zero=False) if isinstance(axis.size, int) else axis
+    return x.axes[i] if x.axes[i].size == axis.size else axis

@@ -121,6 +121,8 @@ def _padded(f: Flow, axis: Axis, before: int | str | None, after: int | str | No
     ids = np.concatenate([np.repeat(NOBODY, max(before, 0)), axis.ids, np.repeat(NOBODY, max(after, 0))])
     if min(before, after) >= 0:
         return Axis(ids.size, ids, axis.zero)
+    gone = np.r_[: max(-before, 0), axis.size + min(after, 0) : axis.size]
+    f.freeze(part(axis, gone), "padded", "is cropped by a negative pad")
     return part(Axis(ids.size, ids, axis.zero), slice(max(-before, 0), ids.size + min(after, 0)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from onnxprune.facts import Axis, fixed
 from onnxprune.rules.conv import ZERO_STAYS
 from onnxprune.rules.elementwise import broadcast
-from onnxprune.rules.registry import Axes, Flow, Value, rule
+from onnxprune.rules.registry import Axes, Flow, Refuse, Value, rule
 
 
 @rule("Gemm", "com.microsoft::FusedGemm")
@@ -29,6 +29,8 @@ def gemm(f: Flow, node: object, a: Value, b: Value, c: Value | None = None) -> S
 
 @rule("MatMul", "com.microsoft::FusedMatMul")
 def matmul(f: Flow, node: object, a: Value, b: Value) -> Sequence[Axes]:
+    if f.attr("transBatchA", 0) or f.attr("transBatchB", 0):
+        raise Refuse("unexpected-form", "a batch axis is transposed inside this FusedMatMul")
     left, right = list(a.axes), list(b.axes)
     if f.attr("transA", 0):
         left[-2:] = reversed(left[-2:])

@@ -61,7 +61,8 @@ def group_norm(f: Flow, node: object, x: Value, scale: Value, shift: Value) -> S
     f.mark(scale, 0, "scale")
     f.mark(shift, 0, "shift")
     f.tie(channels if f.opset >= 21 else group, scale.axes[0], shift.axes[0])
-    return [(x.axes[0], channels.with_zero(True), *(axis.with_zero(False) for axis in x.axes[2:]))]
+    zero = shift.axes[0].zero and (scale.axes[0].zero or channels.zero)
+    return [(x.axes[0], channels.with_zero(zero), *(axis.with_zero(False) for axis in x.axes[2:]))]
 
 
 @rule("LRN")

@@ -12,6 +12,8 @@ from onnxprune.rules.registry import Axes, Flow, Value, rule
 def pool(f: Flow, node: object, x: Value) -> Sequence[Axes]:
     """Pixels are fixed in every graph with channels in front; where they are not, they stay whole from here on."""
     f.freeze_all(x.axes[2:], "pooled", "is pooled over")
+    if len(f.current.output) > 1 and f.current.output[1]:
+        f.freeze(x.axes[1], "positional", "its MaxPool counts positions through the channels")
     whole = f.current.op_type.startswith("Global")
     return [(*x.axes[:2], *(fixed(1) if whole else f.open() for _ in x.axes[2:])) for _ in f.current.output]
 

@@ -37,13 +37,13 @@ def constant(f: Flow, node: object) -> Sequence[Axes]:
     return [tuple(fixed(n) if n is not None else f.open() for n in known or ())]
 
 
-@rule("ConstantOfShape", "RandomNormal", "RandomUniform", "com.microsoft::ConstantOfShape")
+@rule("ConstantOfShape", "com.microsoft::ConstantOfShape")
 def constant_of_shape(f: Flow, node: object, target: Value | None = None) -> Sequence[Axes]:
-    sizes = f.attr("shape") or f.sizes(0) or f.inferred(f.current.output[0])
+    sizes = f.sizes(0) or f.inferred(f.current.output[0])
     if sizes is None:
         return [tuple(f.open() for _ in range(int(target.axes[0].size) if target and target.axes[0].ids.size else 0))]
     value = f.attr("value")
-    zero = f.current.op_type == "ConstantOfShape" and (value is None or not np.any(_array(value)))
+    zero = value is None or not np.any(_array(value))
     return [tuple(_uniform(f, n, zero) for n in sizes)]
 
 
@@ -58,8 +58,19 @@ def _uniform(f: Flow, n: int | str | None, zero: bool) -> Axis:
     return f.open() if n is None else f.fresh(n, zero) if isinstance(n, int) else fixed(n)
 
 
-@rule("RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
-def random(f: Flow, node: object, x: Value) -> Sequence[Axes]:
+@rule("RandomNormal", "RandomUniform")
+def random(f: Flow, node: object) -> Sequence[Axes]:
+    return [tuple(fixed(size) for size in f.attr("shape"))]
+
+
+@rule("Multinomial")
+def multinomial(f: Flow, node: object, x: Value) -> Sequence[Axes]:
+    f.freeze_all(x.axes, "random", "decides what is drawn")
+    return [(fixed(x.axes[0].size), fixed(f.attr("sample_size", 1)))]
+
+
+@rule("RandomNormalLike", "RandomUniformLike", "Bernoulli")
+def random_like(f: Flow, node: object, x: Value) -> Sequence[Axes]:
     """A seeded stream gives other numbers when the shape changes."""
     f.freeze_all(x.axes, "random", "decides how many random numbers are drawn")
     return [tuple(fixed(axis.size) for axis in x.axes)]

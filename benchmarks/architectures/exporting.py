@@ -1,0 +1,173 @@
+"""A case becomes a file: drawn, run, exported, run again by onnxruntime and compared before it gets its name.
+
+Where an exporter cannot keep all free dimensions free it is asked for the batch alone, then for none: the answer says
+which were kept.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from architectures.case import Architecture, Case, positional, tensors
+from architectures.weights import calibrate, draw
+
+if TYPE_CHECKING:
+    import torch
+
+LEGACY_OPSET = 17
+SEED = 20
+ERROR = 1e-3
+"""Beyond: torch and onnxruntime do not agree, which is the exporter's affair, and is said."""
+RESPONSE = 1e-3
+"""Below: two samples give the same answer."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    nodes: int
+    size: int
+    """Bytes."""
+    dynamic: str
+    """Free dimensions, as one text."""
+    note: str
+    """What is odd about it; empty: nothing."""
+
+
+def export(architecture: Architecture, exporter: str, path: Path) -> Exported:
+    """Build and write one file. Whatever goes wrong raises."""
+    import torch
+
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(SEED)
+    case = architecture.build(exporter)
+    module = positional(case).eval()
+    arguments = tuple(case.inputs.values())
+    draw(case.network)
+    calibrate(module, lambda: module(*arguments))
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    kept = _write(architecture, case, module, arguments, exporter, path)
+    with torch.no_grad():
+        expected = tensors(module(*arguments))
+    nodes, note = check(path, case, expected)
+    free = sorted({name for axes in kept.values() for name in axes.values()})
+    return Exported(nodes, path.stat().st_size, ",".join(free), note)
+
+
+def _write(
+    architecture: Architecture, case: Case, module: Any, arguments: tuple[torch.Tensor, ...], exporter: str, path: Path
+) -> Mapping[str, Mapping[int, str]]:
+    first: Exception | None = None
+    for dynamic in _wishes(case.dynamic):
+        try:
+            if exporter == "legacy":
+                _legacy(module, arguments, case, dynamic, path, architecture.opset)
+            else:
+                _dynamo(module, arguments, case, dynamic, path, architecture.opset)
+        except Exception as error:  # noqa: BLE001  exporters raise anything
+            first = first or error
+            continue
+        return dynamic
+    assert first is not None
+    raise first
+
+
+def _wishes(dynamic: Mapping[str, Mapping[int, str]]) -> Iterator[Mapping[str, Mapping[int, str]]]:
+    yield dynamic
+    batch = {name: {axis: free for axis, free in axes.items() if axis == 0} for name, axes in dynamic.items()}
+    if batch != dynamic:
+        yield batch
+    if dynamic:
+        yield {}
+
+
+def _legacy(
+    module: Any,
+    arguments: tuple[torch.Tensor, ...],
+    case: Case,
+    dynamic: Mapping[str, Mapping[int, str]],
+    path: Path,
+    opset: int | None,
+) -> None:
+    import torch
+
+    # Not under no_grad: nn.MultiheadAttention would take a fused path that has no ONNX form.
+    torch.onnx.export(
+        module,
+        arguments,
+        str(path),
+        dynamo=False,
+        opset_version=opset or LEGACY_OPSET,
+        input_names=list(case.inputs),
+        dynamic_axes={name: dict(axes) for name, axes in dynamic.items()},
+    )
+
+
+def _dynamo(
+    module: Any,
+    arguments: tuple[torch.Tensor, ...],
+    case: Case,
+    dynamic: Mapping[str, Mapping[int, str]],
+    path: Path,
+    opset: int | None,
+) -> None:
+    import torch
+
+    shapes = tuple(dict(dynamic[name]) if dynamic.get(name) else None for name in case.inputs)
+    program = torch.onnx.export(
+        module,
+        arguments,
+        dynamo=True,
+        opset_version=opset,
+        input_names=list(case.inputs),
+        dynamic_shapes=(shapes,) if dynamic else None,
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("the exporter returned nothing")
+    program.save(str(path), external_data=False)
+
+
+def check(path: Path, case: Case, expected: tuple[torch.Tensor, ...]) -> tuple[int, str]:
+    """Run the file on the example: it must run, and what else is odd about it is said."""
+    import onnx
+    import onnxruntime as ort
+
+    nodes = len(onnx.load(str(path), load_external_data=False).graph.node)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    wanted = {item.name for item in session.get_inputs()}
+    feeds = {name: value.numpy() for name, value in case.inputs.items() if name in wanted}
+    found = [np.asarray(out, np.float64) for out in session.run(None, feeds)]
+    return nodes, "; ".join(_oddities(found, [np.asarray(t.detach().double()) for t in expected]))
+
+
+def _oddities(found: list[np.ndarray], expected: list[np.ndarray]) -> Iterator[str]:
+    if any(not np.isfinite(out).all() for out in found):
+        yield "output not finite"
+        return
+    if [out.shape for out in found] != [out.shape for out in expected]:
+        yield "outputs differ in shape from torch"
+        return
+    error = max((_gap(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+    if error > ERROR:
+        yield f"differs from torch by {error:.1e}"
+    batches = [out for out in found if out.ndim and out.shape[0] == 2]
+    if batches and max(_gap(out[:1], out[1:]) for out in batches) < RESPONSE:
+        yield "two samples give the same answer"
+
+
+def _gap(found: np.ndarray, expected: np.ndarray) -> float:
+    if not found.size:
+        return 0.0
+    return float(np.abs(found - expected).max()) / max(float(np.abs(expected).max()), 1e-30)

@@ -1,0 +1,143 @@
+"""What the commands' arguments have in common: one spelling and one explanation for the same thing.
+
+Every mistake in them is a UserError, hence one line and exit code 2 like any other mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from onnxprune.errors import UserError
+from onnxprune.names import suggest
+from onnxprune.verify import MODES
+
+Commands = Any
+"""What argparse's `add_subparsers` returns; its type is private."""
+
+WIDTH = 79
+"""Of help texts."""
+
+RATIO = """\
+A ratio is the fraction of prunable units (channels that must go together) to
+remove from each group. It is not a fraction of the parameters or of the work:
+`--ratio 0.5` on a chain of convolutions leaves about a quarter of both."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises instead of printing its usage and leaving."""
+
+    def __init__(self, **options: Any) -> None:
+        # no abbreviations: an option added later must not change what an old script means
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see '{self.prog} --help')")
+
+
+def command(commands: Commands, name: str, usage: str, summary: str, description: str, examples: str) -> Parser:
+    """A command with its help; `finished` gives it what all of them have."""
+    parser: Parser = commands.add_parser(
+        name,
+        usage=f"%(prog)s {usage} [options]",
+        help=summary,
+        description=textwrap.fill(description, WIDTH),
+        epilog=f"{examples}\n{RATIO}",
+    )
+    return parser
+
+
+def finished(parser: Parser, run: Callable[[argparse.Namespace], int]) -> None:
+    """The options that all commands have, below their own, and the function that does it."""
+    talk = parser.add_argument_group("output")
+    talk.add_argument("--json", action="store_true", help="print the result as one JSON document")
+    talk.add_argument("-q", "--quiet", action="store_true", help="no progress and no notes on stderr")
+    talk.add_argument("-v", "--verbose", action="store_true", help="more detail, and how long each step takes")
+    parser.set_defaults(run=run)
+
+
+def unknown(top: Parser, command: str, argument: str) -> str:
+    """What to say of an argument that nobody takes."""
+    known: list[str] = []
+    for action in top._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            known = list(action.choices[command]._option_string_actions)
+    hint = suggest(argument.split("=")[0], known) if argument.startswith("-") else ""
+    return f"unrecognized argument {argument!r}{hint} (see 'onnxprune {command} --help')"
+
+
+def add_model(parser: Parser) -> None:
+    """The model, or the embedded one."""
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="ONNX file (default: the small network shipped)")
+
+
+def add_output(parser: Parser) -> None:
+    """Where the result goes."""
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="file to write (default: NAME-pruned.onnx in the current folder)"
+    )
+
+
+def add_dims(parser: Parser) -> None:
+    """Sizes that the file leaves open."""
+    parser.add_argument(
+        "--dim",
+        metavar="NAME=N",
+        action="append",
+        default=[],
+        help="size of a free dimension of the inputs, such as batch=4 or x:2=224 (repeatable; default: a guess)",
+    )
+
+
+def add_inexact(parser: Parser) -> None:
+    """Whether more is offered than can be proved."""
+    parser.add_argument(
+        "--allow-inexact",
+        action="store_true",
+        help="also cut where the kept channels then compute something else (layer norm, softmax, mean)",
+    )
+
+
+def add_threads(parser: Parser) -> None:
+    """For verification and measurement."""
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=whole,
+        default=1,
+        help="threads of onnxruntime; 0: as many as it likes (default: 1)",
+    )
+
+
+def add_checks(parser: Parser) -> None:
+    """How the result is verified and timed before it is written."""
+    checks = parser.add_argument_group("checks, before anything is written")
+    checks.add_argument(
+        "--verify",
+        choices=MODES,
+        default="numeric",
+        help="numeric: compare with the masked original in onnxruntime (default); structural: check types and shapes; "
+        "off: neither",
+    )
+    checks.add_argument(
+        "--no-verify", action="store_const", const="off", dest="verify", help="the same as --verify off"
+    )
+    checks.add_argument(
+        "--no-bench", action="store_true", help="do not measure latency (never done without numeric verification)"
+    )
+
+
+def whole(text: str) -> int:
+    """A whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number, 1 or more."""
+    if whole(text) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return int(text)

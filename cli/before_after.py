@@ -1,0 +1,64 @@
+"""How `prune` and `apply` show their outcome: one table, before and after, and what follows from it."""
+
+from __future__ import annotations
+
+from onnxprune.cli.figures import change, count, milliseconds, noise, percent, plural, size
+from onnxprune.cli.outcome import Outcome
+from onnxprune.cli.tables import Column, Grid, Part
+from onnxprune.verify import TOLERANCE
+
+_COLUMNS = (Column("", name=True), Column("original"), Column("pruned"), Column("change"))
+_GROUPS = (Column("Group", name=True), Column("Units"), Column("Removed"), Column("Kept"))
+
+
+def parts(found: Outcome, *, verbose: bool) -> list[Part]:
+    """The table and a line or two; with `verbose` every group, first."""
+    shown: list[Part] = []
+    if verbose and found.plan.groups:
+        rows = [[g.name, f"{g.units:,}", f"{g.removed:,}", f"{g.units - g.removed:,}"] for g in found.plan.groups]
+        shown += [Grid(_GROUPS, rows), ""]
+    shown += [Grid(_COLUMNS, [*_sizes(found), *_speed(found), *_quality(found)]), "", _extent(found)]
+    return [*shown, *(f"Warning: {warning}." for warning in found.warnings)]
+
+
+def _sizes(found: Outcome) -> list[list[str]]:
+    a, b = found.before, found.after
+    return [
+        ["params", count(a.params), count(b.params), change(a.params, b.params)],
+        ["MACs", count(a.macs), count(b.macs), change(a.macs, b.macs)],
+        ["weights", size(a.bytes), size(b.bytes), change(a.bytes, b.bytes)],
+    ]
+
+
+def _speed(found: Outcome) -> list[list[str]]:
+    if found.bench is None or found.pruned is None:
+        return []
+    a, b = found.bench.rows[0], found.pruned
+    return [
+        ["latency", milliseconds(a.median_ms), milliseconds(b.median_ms), change(a.median_ms, b.median_ms)],
+        ["speed-up", "", f"{b.speedup:.2f}x", f"{b.speedup_p10:.2f}x to {b.speedup_p90:.2f}x"],
+    ]
+
+
+def _quality(found: Outcome) -> list[list[str]]:
+    rows = []
+    if found.accuracy:
+        a, b = found.accuracy
+        rows.append(["accuracy", percent(a), percent(b), f"{100 * (b - a):+.1f} points"])
+    verdict = found.verification
+    if verdict.deviation is not None:
+        rows.append(["output deviation", "", noise(verdict.deviation), "before finetuning"])
+    if verdict.error is not None:
+        rows.append(["verification error", "", noise(verdict.error), f"limit {noise(TOLERANCE)}"])
+    elif verdict.mode != "off":
+        kind = "not comparable" if verdict.inexact else f"{verdict.mode} only"
+        rows.append(["verification", "", "passed", kind])
+    return rows
+
+
+def _extent(found: Outcome) -> str:
+    text = f"Cut {found.cut_groups} of {plural(len(found.groups), 'group')}"
+    units, removed = sum(g.units for g in found.groups), sum(g.removed for g in found.groups)
+    if units:
+        text += f": {removed:,} of {plural(units, 'unit')} ({percent(removed / units)})"
+    return text + "."

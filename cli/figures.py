@@ -1,0 +1,53 @@
+"""Numbers as people read them; JSON always holds the exact ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def count(number: float) -> str:
+    """`25.56 M`."""
+    for step, letter in _STEPS:
+        if abs(number) >= 0.9995 * step:
+            return f"{number / step:.2f} {letter}"
+    return f"{number:,.0f}"
+
+
+def size(nbytes: float) -> str:
+    """`102.1 MB`, decimal as disks are."""
+    for step, letter in _STEPS:
+        if nbytes >= 0.9995 * step:
+            return f"{nbytes / step:.1f} {letter}B"
+    return f"{nbytes:.0f} B"
+
+
+def milliseconds(value: float) -> str:
+    """Three digits, whatever the magnitude."""
+    return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 10 else f"{value:.1f} ms"
+
+
+def percent(share: float) -> str:
+    """`44.4%`."""
+    return f"{100 * share:.1f}%"
+
+
+def change(before: float, after: float) -> str:
+    """`-44.4%`, nothing where there was nothing."""
+    return f"{100 * (after - before) / before:+.1f}%" if before else ""
+
+
+def noise(value: float) -> str:
+    """`4.4e-07`, and `0.811` where there is no need for powers."""
+    return f"{value:.1e}".replace(".0e", "e") if 0 < value < 1e-3 else f"{value:.3g}"
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 group`, `12 groups`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def bindings(dims: Mapping[str, int]) -> str:
+    """`batch=1, height=224`."""
+    return ", ".join(f"{name}={number}" for name, number in dims.items())

@@ -1,0 +1,130 @@
+"""What `analyze` reports: every group with what it holds, every freeze with what it costs, and the sum.
+
+A freeze costs the multiply-accumulates of the channels it keeps whole: of a node with 64 output channels of which 16
+are frozen, a quarter. That is more than pruning cannot reach, for the node's input side may still be cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnxprune.cost import Cost, Reach, cost, reach
+from onnxprune.coupling import Coupling, Frozen, Group, Reason
+from onnxprune.model import Model
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """All that is frozen for one kind of reason."""
+
+    code: str
+    sentence: str
+    """As the first of them puts it."""
+    parts: tuple[Frozen, ...]
+    macs: int
+
+    @property
+    def channels(self) -> int:
+        return sum(part.size for part in self.parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Inventory:
+    """A model, its coupling and what both cost."""
+
+    model: Model
+    coupling: Coupling
+    cost: Cost
+    reach: Reach
+    freezes: tuple[Freeze, ...]
+    """The dearest first."""
+
+    @property
+    def units(self) -> int:
+        """Of all groups together."""
+        return sum(group.size for group in self.coupling.groups)
+
+
+def take(model: Model, coupling: Coupling, dims: Mapping[str, int]) -> Inventory:
+    """Count everything."""
+    total = cost(model, dims)
+    return Inventory(model, coupling, total, reach(model, coupling, total), _freezes(model, coupling, total))
+
+
+def width(group: Group) -> str:
+    """The channels of the first weight that makes them: `64`, or `16/64` where other groups own the rest."""
+    slot = next((slot for slot in group.weights if slot.role == "out"), group.slots[0])
+    owned = len(slot.positions)
+    return f"{owned:,}" if owned == slot.size else f"{owned:,}/{slot.size:,}"
+
+
+def document(found: Inventory) -> dict[str, Any]:
+    """For JSON."""
+    model, total = found.model, found.cost
+    return {
+        "model": {
+            "path": model.path,
+            "producer": " ".join(filter(None, [model.proto.producer_name, model.proto.producer_version])),
+            "opset": model.opset,
+            "nodes": len(model.graph.node),
+            "params": total.params,
+            "macs": total.macs,
+            "bytes": total.bytes,
+            "dims": total.dims,
+            "macs_unknown": total.unknown,
+        },
+        "reach": {"macs": found.reach.macs, "share": found.reach.share},
+        "groups": [_group(group, found.reach) for group in found.coupling.groups],
+        "frozen": [_freeze(freeze) for freeze in found.freezes],
+        "unknown_ops": found.coupling.unknown_ops,
+    }
+
+
+def _group(group: Group, reached: Reach) -> dict[str, Any]:
+    held = reached.by_group[group.name]
+    return {
+        "name": group.name,
+        "units": group.size,
+        "nodes": group.nodes,
+        "ops": group.ops,
+        "params": held.params,
+        "macs": held.macs,
+        "inexact": [_reason(reason) for reason in group.inexact],
+        "members": [
+            {"tensor": s.tensor, "axis": s.axis, "size": s.size, "positions": len(s.positions), "role": s.role}
+            for s in group.weights
+        ],
+    }
+
+
+def _freeze(freeze: Freeze) -> dict[str, Any]:
+    parts = [
+        {"tensor": p.tensor, "axis": p.axis, "channels": p.size, "node": p.node, "reason": _reason(p.reason)}
+        for p in freeze.parts
+    ]
+    return {"code": freeze.code, "channels": freeze.channels, "macs": freeze.macs, "parts": parts}
+
+
+def _reason(reason: Reason) -> dict[str, str]:
+    return {"code": reason.code, "sentence": reason.sentence, "node": reason.node}
+
+
+def _freezes(model: Model, coupling: Coupling, total: Cost) -> tuple[Freeze, ...]:
+    by_code: dict[str, list[Frozen]] = {}
+    for part in coupling.frozen:
+        by_code.setdefault(part.reason.code, []).append(part)
+    found = [
+        Freeze(code, parts[0].reason.sentence, tuple(parts), _macs(model, parts, total))
+        for code, parts in by_code.items()
+    ]
+    return tuple(sorted(found, key=lambda freeze: -freeze.macs))
+
+
+def _macs(model: Model, parts: list[Frozen], total: Cost) -> int:
+    shares: dict[str, float] = {}
+    for part in parts:
+        share = part.size / (model.weights[part.tensor].shape[part.axis] or 1)
+        shares[part.node] = max(share, shares.get(part.node, 0.0))  # a node may have several weights; it runs once
+    return round(sum(share * total.by_node.get(node, 0) for node, share in shares.items()))

@@ -1,0 +1,117 @@
+"""What came of a pruning run, as data: the file's JSON, and the figures that the table shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onnxprune.bench import BenchReport, BenchRow
+from onnxprune.cost import Cost
+from onnxprune.coupling import Reason
+from onnxprune.plan import GroupSummary, Plan
+from onnxprune.verify import Verification
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Everything there is to report."""
+
+    model: Path
+    output: Path
+    plan_file: Path | None
+    plan: Plan
+    before: Cost
+    after: Cost
+    verification: Verification
+    bench: BenchReport | None
+    """The original, then the pruned model."""
+    accuracy: tuple[float, float] | None
+    """On the held-out digits, before and after; only for the embedded network."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """By pass."""
+    skipped: Mapping[str, Reason] = field(default_factory=dict)
+    """Groups that the criterion said nothing about."""
+
+    def timed(self, seconds: Sequence[tuple[str, float]], skipped: Mapping[str, Reason]) -> Outcome:
+        return replace(self, seconds=dict(seconds), skipped=skipped)
+
+    @property
+    def groups(self) -> tuple[GroupSummary, ...]:
+        """Those open to selection; of a plan that does not list them, those that it cuts."""
+        if self.plan.groups:
+            return self.plan.groups
+        names = dict.fromkeys(cut.group for cut in self.plan.cuts)
+        return tuple(GroupSummary(name, 0, 0) for name in names)
+
+    @property
+    def cut_groups(self) -> int:
+        """How many of the groups are cut."""
+        return len({cut.group for cut in self.plan.cuts})
+
+    @property
+    def pruned(self) -> BenchRow | None:
+        """The pruned model's timing."""
+        return self.bench.rows[1] if self.bench else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should not overlook."""
+        row = self.pruned
+        if row is None or row.speedup >= 1:
+            return []
+        block = self.plan.meta.get("round_to")
+        advice = "; widths in multiples of 8 or 16 are often faster, try --round-to 8" if block in (None, 1) else ""
+        by = f"{1 / row.speedup:.2f} times as long as the original"
+        if row.speedup_p90 >= 1:
+            return [f"the pruned model is no faster than the original: it takes {by}, within the noise{advice}"]
+        return [f"the pruned model is SLOWER than the original: it takes {by}{advice}"]
+
+
+def document(found: Outcome) -> dict[str, Any]:
+    """For JSON."""
+    verdict = found.verification
+    return {
+        "model": found.model,
+        "output": found.output,
+        "plan": found.plan_file,
+        "options": found.plan.meta,
+        "before": _side(found, 0),
+        "after": _side(found, 1),
+        "speedup": found.pruned.speedup if found.pruned else None,
+        "groups": {"cut": found.cut_groups, "total": len(found.groups)},
+        "units": {"removed": sum(g.removed for g in found.groups), "total": sum(g.units for g in found.groups)},
+        "skipped": {name: reason.sentence for name, reason in found.skipped.items()},
+        "verification": verification(verdict),
+        "bench": found.bench.to_dict() if found.bench else None,
+        "warnings": found.warnings,
+        "seconds": found.seconds,
+    }
+
+
+def verification(found: Verification) -> dict[str, Any]:
+    """The verdict alone, for JSON."""
+    return {
+        "mode": found.mode,
+        "ok": found.ok,
+        "error": found.error,
+        "moved": found.moved,
+        "deviation": found.deviation,
+        "by_tensor": found.by_tensor,
+        "inexact": found.inexact,
+        "notes": found.notes,
+        "dims": found.dims,
+    }
+
+
+def _side(found: Outcome, index: int) -> dict[str, Any]:
+    total = (found.before, found.after)[index]
+    return {
+        "params": total.params,
+        "macs": total.macs,
+        "bytes": total.bytes,
+        "dims": total.dims,
+        "latency_ms": found.bench.rows[index].median_ms if found.bench else None,
+        "accuracy": found.accuracy[index] if found.accuracy else None,
+    }

@@ -1,0 +1,131 @@
+"""What `prune` and `apply` have in common: from a plan to a file that appears only after it has passed its checks.
+
+    ... -> plan -> Apply -> Verify -> Bench -> Save
+
+Everything that can be refused is refused before the first of these; whatever fails on the way leaves no file.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxprune import plan_json
+from onnxprune.cli.files import distinct
+from onnxprune.cli.outcome import Outcome
+from onnxprune.cli.progress import Activity, Narrator
+from onnxprune.cli.source import Source, default_path, opened
+from onnxprune.cli.talk import Talk
+from onnxprune.cost import cost
+from onnxprune.coupling import Reason
+from onnxprune.passes import Apply, Bench, Normalize, Save, Verify
+from onnxprune.pipeline import Observer, Pass, PassManager, State, Timings
+from onnxprune.store import check_writable
+
+BENCH_SECONDS = 2.0
+"""How long the original and the result run against each other."""
+
+
+class PlanFile(Observer):
+    """Writes the plan when the model is about to be written, and not if nothing comes of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def before(self, step: Pass, state: State) -> None:
+        if isinstance(step, Save) and state.plan is not None:
+            plan_json.save(state.plan, self.path)
+
+
+class Skipped(Observer):
+    """Remembers the groups that the criterion had nothing to say about; later passes forget the scores."""
+
+    def __init__(self) -> None:
+        self.reasons: Mapping[str, Reason] = {}
+
+    def after(self, step: Pass, state: State, seconds: float) -> None:
+        if "scores" in step.gives and state.scores is not None:
+            self.reasons = state.scores.skipped
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where it comes from and where it goes."""
+
+    model: Path
+    output: Path
+    plan: Path | None
+    """A file to write the plan to."""
+    embedded: bool
+    """The model is the one that is shipped, whose accuracy can be measured."""
+
+
+def job(args: Namespace, *, plan: str | None = None, given: Sequence[Path] = ()) -> Job:
+    """The files, checked: none may be written over another, but the model may be replaced by its pruned self."""
+    path = Path(args.model) if args.model else default_path()
+    output = Path(args.output) if args.output else Path(f"{path.stem}-pruned.onnx")
+    written = Path(plan) if plan else None
+    check_writable(output)
+    if written is not None:
+        check_writable(written)
+        distinct([path, written])
+    distinct([output, *given, *([written] if written is not None else [])])
+    return Job(path, output, written, embedded=not args.model)
+
+
+def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk) -> Outcome:
+    """Run the whole pipeline, `makers` being the passes that lead to the plan."""
+    timings, skipped = Timings(), Skipped()
+    with Activity(talk) as activity:
+        activity.step("reading")
+        source = opened(job.model, args.dim)
+        observers: list[Observer] = [Narrator(activity, talk), timings, skipped]
+        if job.plan is not None:
+            observers.append(PlanFile(job.plan))
+        state = PassManager(_passes(job, makers, args, source), observers).run(source.model)
+        activity.step("counting")
+        found = _outcome(job, args, source, state)
+    for reason in dict.fromkeys(reason.sentence for reason in skipped.reasons.values()):
+        talk.note(f"left whole: {reason}")
+    for note in found.verification.notes:
+        talk.note(f"note: {note}")
+    if talk.verbose:
+        talk.detail(f"{'in all':<10} {sum(seconds for _, seconds in timings.seconds):7.3f} s")
+    for file in filter(None, (job.output, job.plan)):
+        talk.note(f"wrote {file}")
+    return found.timed(timings.seconds, skipped.reasons)
+
+
+def _passes(job: Job, makers: Sequence[Pass], args: Namespace, source: Source) -> list[Pass]:
+    passes: list[Pass] = [Normalize(), *makers, Apply()]
+    passes.append(Verify(mode=args.verify, dims=source.dims, threads=args.threads))
+    if args.verify == "numeric" and not args.no_bench:
+        passes.append(Bench(threads=args.threads, dims=source.dims, seconds=BENCH_SECONDS))
+    return [*passes, Save(job.output)]
+
+
+def _outcome(job: Job, args: Namespace, source: Source, state: State) -> Outcome:
+    assert state.original is not None
+    assert state.plan is not None
+    assert state.verification is not None
+    accuracy = None
+    if job.embedded:
+        from onnxprune.models_zoo import digits
+
+        accuracy = (
+            digits.accuracy(state.original, threads=args.threads),
+            digits.accuracy(state.model, threads=args.threads),
+        )
+    return Outcome(
+        model=job.model,
+        output=job.output,
+        plan_file=job.plan,
+        plan=state.plan,
+        before=cost(state.original, source.dims),
+        after=cost(state.model, source.dims),
+        verification=state.verification,
+        bench=state.bench,
+        accuracy=accuracy,
+    )

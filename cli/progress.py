@@ -1,0 +1,132 @@
+"""Whatever takes longer than two seconds says on stderr what it is doing; what does not, says nothing.
+
+The clock runs from the start of the command, not of a step, so that many short steps do not add up to a long silence.
+A terminal shows one moving line that vanishes at the end; a log gets a line for each step that takes its time.
+
+    0 s            2 s                        5 s
+    reading cutting verifying ............... writing
+    (silence)      verifying ...              (half a second at least, or it is not worth a line)
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from onnxprune.cli.talk import Talk
+from onnxprune.pipeline import Observer, Pass, State, name_of
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+DELAY = 2.0
+"""Seconds of silence at the start of a command."""
+BRIEF = 0.5
+"""Seconds that a step may take without being mentioned in a log."""
+_TICK = 0.1
+
+DOING = {
+    "Normalize": "normalising the graph",
+    "Analyze": "analysing",
+    "Score": "scoring the channels",
+    "Select": "selecting what goes",
+    "LoadPlan": "reading the plan",
+    "Apply": "cutting",
+    "Verify": "verifying against the masked original",
+    "Bench": "measuring latency",
+    "Save": "writing",
+}
+
+
+class Activity:
+    """What is being done right now, shown by a thread of its own if it goes on for long."""
+
+    def __init__(self, talk: Talk, *, delay: float = DELAY) -> None:
+        self._silent, self._delay = talk.quiet, delay
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._step: tuple[str, float] = ("", 0.0)
+        self._part: float | None = None
+
+    def __enter__(self) -> Activity:
+        if not self._silent:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if not self._silent:
+            self._thread.join()
+
+    def step(self, what: str) -> None:
+        """Something new begins, unless it is what is being done already."""
+        if what != self._step[0]:
+            self._step, self._part = (what, time.monotonic()), None
+
+    def part(self, part: float) -> None:
+        """That much of the step is over, 0 to 1."""
+        self._part = part
+
+    def _watch(self) -> None:
+        if self._over.wait(self._delay):
+            return
+        if sys.stderr.isatty():
+            self._animate()
+        else:
+            self._log()
+
+    def _log(self) -> None:
+        said = ""
+        while not self._over.wait(_TICK):
+            what, since = self._step
+            if what != said and time.monotonic() - since >= BRIEF:
+                sys.stderr.write(f"{what} ...\n")
+                sys.stderr.flush()
+                said = what
+
+    def _animate(self) -> None:
+        with _bar() as bar:
+            shown, task = "", None
+            while not self._over.wait(_TICK):
+                what, part = self._step[0], self._part
+                if what != shown or task is None:
+                    for old in bar.task_ids:
+                        bar.remove_task(old)
+                    shown, task = what, bar.add_task(what, total=None)
+                if part is not None:
+                    bar.update(task, total=1.0, completed=part)
+
+
+class Narrator(Observer):
+    """Tells which pass is running, and with `-v` how long each of them took."""
+
+    def __init__(self, activity: Activity, talk: Talk) -> None:
+        self.activity, self.talk = activity, talk
+
+    def before(self, step: Pass, state: State) -> None:
+        self.activity.step(DOING.get(name_of(step), name_of(step)))
+
+    def after(self, step: Pass, state: State, seconds: float) -> None:
+        self.talk.detail(f"{name_of(step):<10} {seconds:7.3f} s")
+
+
+def _bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,  # the result is nobody's business here
+        refresh_per_second=5,
+    )

@@ -1,0 +1,62 @@
+"""`onnxprune prune`: from a model to a smaller one, in one go."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from onnxprune.cli import before_after, outcome, settings
+from onnxprune.cli.arguments import (
+    Commands,
+    add_checks,
+    add_dims,
+    add_inexact,
+    add_model,
+    add_output,
+    add_threads,
+    command,
+    finished,
+)
+from onnxprune.cli.production import job, produce
+from onnxprune.cli.talk import Talk
+from onnxprune.passes import Analyze
+
+_EXAMPLES = """\
+examples:
+  onnxprune prune --ratio 0.3 --criterion fpgm    on the small network shipped
+  onnxprune prune model.onnx -o small.onnx --ratio 0.5 --round-to 8
+  onnxprune prune model.onnx --exclude 'head.*' --plan plan.json
+"""
+
+
+def add(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = command(
+        commands,
+        "prune",
+        "[MODEL]",
+        "cut the least important channels out of a model",
+        "Score the coupled channels, cut the least important ones out, verify that the result equals the original "
+        "with those channels set to zero, measure it, and write it. Nothing is written unless all of that went well.",
+        _EXAMPLES,
+    )
+    add_model(parser)
+    add_output(parser)
+    settings.add(parser)
+    add_inexact(parser)
+    parser.add_argument("--plan", metavar="FILE", help="also write what was cut, for `onnxprune apply` and `verify`")
+    add_checks(parser)
+    add_dims(parser)
+    add_threads(parser)
+    finished(parser, run)
+
+
+def run(args: Namespace) -> int:
+    """The command."""
+    talk = Talk.of(args)
+    chosen = settings.decided(args)
+    todo = job(args, plan=args.plan)
+    if todo.embedded:
+        talk.note("no model named: pruning the digits network that is shipped")
+    found = produce(todo, [Analyze(allow_inexact=args.allow_inexact), chosen.score, chosen.select], args, talk)
+    talk.result({"command": "prune", **outcome.document(found)}, before_after.parts(found, verbose=talk.verbose))
+    return 0

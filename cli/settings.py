@@ -1,0 +1,89 @@
+"""The options of a pruning run: the command line first, then the file given by `--config`, then the passes' defaults.
+
+The names are the fields of the passes `Score` and `Select`, in all three places.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass, fields
+from typing import Any
+
+from onnxprune import template
+from onnxprune.cli.arguments import Parser, positive, whole
+from onnxprune.criteria import CRITERIA, find
+from onnxprune.passes import Score, Select
+from onnxprune.scores import NORMALIZERS, REDUCERS
+from onnxprune.select import SCOPES, check_options
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The two passes with everything decided."""
+
+    score: Score
+    select: Select
+
+
+def add(parser: Parser) -> None:
+    """The arguments. None of them has a default here: what is not given is left to the file."""
+    group = parser.add_argument_group("what goes")
+    group.add_argument(
+        "--ratio", metavar="R", type=float, help="fraction of each group's prunable units to remove (default: 0.3)"
+    )
+    group.add_argument(
+        "--criterion", metavar="C", help=f"what makes a channel matter: {', '.join(sorted(CRITERIA))} (default: l1)"
+    )
+    group.add_argument(
+        "--scope", choices=SCOPES, help="local: every group by the ratio (default); global: one ranking over all groups"
+    )
+    group.add_argument(
+        "--round-to",
+        metavar="N",
+        type=positive,
+        help="keep a multiple of N channels, as fast kernels like (default: 1)",
+    )
+    group.add_argument(
+        "--min-keep", metavar="F", type=float, help="fraction of each group that always stays (default: 0.1)"
+    )
+    group.add_argument("--seed", metavar="N", type=whole, help="for the criterion random (default: 0)")
+    group.add_argument("--reduce", choices=REDUCERS, help="over the members of a group (default: mean)")
+    group.add_argument("--normalize", choices=NORMALIZERS, help="within members and groups (default: mean)")
+    which = parser.add_argument_group("which groups (repeatable; see `onnxprune analyze` for the names)")
+    for name, meaning in (("include", "only"), ("exclude", "not")):
+        which.add_argument(
+            f"--{name}", metavar="GLOB", action="append", help=f"{meaning} groups, nodes or initializers of such a name"
+        )
+        which.add_argument(
+            f"--{name}-op",
+            metavar="OP",
+            action="append",
+            dest=f"{name}_ops",
+            help=f"{meaning} channels made by such operators, Conv for instance",
+        )
+    which.add_argument(
+        "--config",
+        metavar="FILE",
+        help="TOML file with any of these options and ratios of single groups (`onnxprune analyze --template`); "
+        "what the command line says counts more",
+    )
+
+
+def decided(args: Namespace) -> Settings:
+    """Put together and checked: a mistake must not wait for the model to be read."""
+    file = template.read(args.config) if args.config else template.Template()
+    score = Score(**_given(Score, args, file))
+    select = Select(**_given(Select, args, file), ratios=file.ratios)
+    find(score.criterion)
+    check_options(select.ratio, select.scope, select.round_to, select.min_keep)
+    return Settings(score, select)
+
+
+def _given(step: type[Any], args: Namespace, file: template.Template) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in (item.name for item in fields(step) if item.name != "ratios"):
+        value = getattr(args, name)
+        value = getattr(file, name) if value is None else value
+        if value is not None:
+            found[name] = tuple(value) if isinstance(value, list) else value
+    return found

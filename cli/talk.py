@@ -1,0 +1,64 @@
+"""stdout is the result, stderr the talk: the one place that writes to either."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from onnxprune.cli.labels import printable
+from onnxprune.cli.tables import Part, rendered
+
+
+@dataclass(frozen=True)
+class Talk:
+    """How much is said, and in which form the result is."""
+
+    json: bool
+    quiet: bool
+    verbose: bool
+
+    @staticmethod
+    def of(args: Namespace) -> Talk:
+        return Talk(args.json, args.quiet, args.verbose)
+
+    def note(self, text: str) -> None:
+        """Something to know."""
+        if not self.quiet:
+            _write(sys.stderr, f"{printable(text)}\n")
+
+    def detail(self, text: str) -> None:
+        """Something that only `-v` wants to know."""
+        if self.verbose:
+            self.note(text)
+
+    def result(self, document: Mapping[str, Any], parts: Sequence[Part]) -> None:
+        """What was asked for: a document for programs, or tables and lines for people."""
+        if self.json:
+            text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        else:
+            text = rendered(parts)
+        _write(sys.stdout, text)
+
+
+def _plain(value: Any) -> Any:
+    """The same in JSON's own types: JSON has no NaN and no Inf."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """A name that the stream's encoding lacks is escaped: it must not end the program."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()

@@ -1,0 +1,158 @@
+"""The oracle of every numeric test: pruned equals masked to float noise, masking moved the output, the file is valid.
+
+`check` prunes a graph at random in several ways and asserts all of that twice: by `verify`, which is part of what is
+tested, and by `disagreement`, which shares no code with it. It also asserts what analysis found, for where everything
+is frozen every comparison passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import numpy_helper
+
+from onnxprune.analyze import analyze
+from onnxprune.apply import apply
+from onnxprune.coupling import Coupling
+from onnxprune.inputs import random_feeds
+from onnxprune.model import Model
+from onnxprune.normalize import normalize
+from onnxprune.plan import Plan
+from onnxprune.scores import score
+from onnxprune.select import select
+from onnxprune.tensors import Tensor
+from onnxprune.verify import verify
+
+TOLERANCE = 1e-5
+MOVED = 1e-4
+RATIO = 0.45
+SEEDS = (0, 1)
+FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+
+
+def opened(proto: onnx.ModelProto) -> Model:
+    """What `store.load` makes of a file with this content."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    del bare.graph.initializer[:]
+    return Model(bare, {item.name: Tensor.of_proto(item) for item in proto.graph.initializer})
+
+
+def prepared(proto: onnx.ModelProto) -> Model:
+    return normalize(opened(proto))
+
+
+def whole(model: Model) -> onnx.ModelProto:
+    """The model as one message, weights inside."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    proto.graph.initializer.extend(numpy_helper.from_array(t.array(), name) for name, t in model.weights.items())
+    return proto
+
+
+def units(coupling: Coupling) -> tuple[int, ...]:
+    """Sizes of all groups, the widest first."""
+    return tuple(sorted((group.size for group in coupling.groups), reverse=True))
+
+
+def reasons(coupling: Coupling) -> dict[str, int]:
+    """Frozen positions by reason, but for the layer that ends the graph."""
+    totals: dict[str, int] = {}
+    for item in coupling.frozen:
+        if not (item.tensor.startswith("last.") and item.reason.code == "graph-output"):
+            totals[item.reason.code] = totals.get(item.reason.code, 0) + item.size
+    return totals
+
+
+def plans(model: Model, coupling: Coupling, seeds: Sequence[int] = SEEDS) -> Iterator[Plan]:
+    """All groups at random, several times; all but one unit of everything; and each group by itself."""
+    open_groups = [group.name for group in coupling.groups if group.size > 1]
+    if not open_groups:
+        return
+    for seed in seeds:
+        yield select(coupling, score(model, coupling, "random", seed=seed), ratio=RATIO)
+    scores = score(model, coupling, "random", seed=len(seeds))
+    yield select(coupling, scores, ratio=0.999, min_keep=0)
+    if len(open_groups) > 1:
+        for name in open_groups:
+            yield select(coupling, scores, ratio=RATIO, include=[name])
+
+
+def check(
+    proto: onnx.ModelProto,
+    *,
+    expected: Sequence[int] | None = None,
+    frozen: Mapping[str, int] | None = None,
+    dims: Mapping[str, int] | None = None,
+    seeds: Sequence[int] = SEEDS,
+    runs: bool = True,
+) -> Coupling:
+    """Assert what analysis finds (sizes of groups, frozen positions by reason) and that every plan comes out right."""
+    model = prepared(proto)
+    coupling = analyze(model, strict=True)
+    found = f"groups {[(g.name, g.size) for g in coupling.groups]}, frozen {list(map(_frozen, coupling.frozen))}"
+    if expected is not None:
+        assert units(coupling) == tuple(sorted(expected, reverse=True)), found
+    if frozen is not None:
+        assert reasons(coupling) == dict(frozen), found
+    if runs:
+        for plan in plans(model, coupling, seeds):
+            prune(model, plan, dims)
+    return coupling
+
+
+def _frozen(item: object) -> str:
+    return f"{item.tensor}:{item.axis} {item.size} {item.reason}"  # type: ignore[attr-defined]  # a Frozen, for messages
+
+
+def prune(model: Model, plan: Plan, dims: Mapping[str, int] | None = None) -> Model:
+    """Apply a plan and assert that the result is right."""
+    pruned = apply(model, plan)
+    verdict = verify(model, pruned, plan, dims=dims)
+    what = f"{[(g.name, g.removed) for g in plan.groups]}: {verdict.notes}"
+    assert verdict.ok, what
+    assert verdict.error is not None, what
+    assert verdict.error <= TOLERANCE, what
+    assert verdict.moved is not None, what
+    assert verdict.moved > MOVED, f"masking moved nothing: {what}"
+    onnx.checker.check_model(whole(pruned), full_check=True)
+    gap = disagreement(model, pruned, plan, dims)
+    assert gap <= TOLERANCE, f"{gap} between pruned and masked, and verify said {verdict.error}: {what}"
+    for name, tensor in pruned.weights.items():
+        assert 0 not in tensor.shape or 0 in model.weights[name].shape, f"nothing left of {name}: {what}"
+    return pruned
+
+
+def masked(model: Model, plan: Plan) -> Model:
+    """Every cut slice of every weight is zero, but for what is only divided by."""
+    arrays = {name: tensor.array().copy() for name, tensor in model.weights.items() if tensor.dtype in FLOATS}
+    for cut in plan.cuts:
+        for slot in cut.slots:
+            if slot.tensor in arrays and slot.role != "keep":
+                np.moveaxis(arrays[slot.tensor], slot.axis, 0)[list(cut.index)] = 0
+    return model.replace(weights=dict(model.weights) | {name: Tensor.of(name, a) for name, a in arrays.items()})
+
+
+def disagreement(model: Model, pruned: Model, plan: Plan, dims: Mapping[str, int] | None = None) -> float:
+    """Largest difference between pruned and masked at any output, relative to that output; integers must be equal."""
+    feeds = random_feeds(model, dims=dims, seed=7)
+    gaps = [0.0]
+    for want, have in zip(outputs(masked(model, plan), feeds), outputs(pruned, feeds), strict=True):
+        if want.shape != have.shape or not np.isfinite(want).all():
+            return float("inf")
+        gap, scale = np.abs(want.astype(np.float64) - have).max(initial=0), np.abs(want).max(initial=0)
+        gaps.append(float(gap / scale if scale else gap) if want.dtype.kind == "f" else float(gap))
+    return max(gaps)
+
+
+def outputs(model: Model, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Run without optimisations, so that no fusion hides what the file says."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(whole(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, dict(feeds)))
