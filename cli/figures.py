@@ -8,24 +8,30 @@ _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def count(number: float) -> str:
-    """`25.56 M`."""
+    """`25.6 M`: three digits."""
     for step, letter in _STEPS:
         if abs(number) >= 0.9995 * step:
-            return f"{number / step:.2f} {letter}"
+            return f"{_three(number / step)} {letter}"
     return f"{number:,.0f}"
 
 
 def size(nbytes: float) -> str:
-    """`102.1 MB`, decimal as disks are."""
+    """`102 MB`, decimal as disks are."""
     for step, letter in _STEPS:
         if nbytes >= 0.9995 * step:
-            return f"{nbytes / step:.1f} {letter}B"
+            return f"{_three(nbytes / step)} {letter}B"
     return f"{nbytes:.0f} B"
 
 
 def milliseconds(value: float) -> str:
-    """Three digits, whatever the magnitude."""
-    return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 10 else f"{value:.1f} ms"
+    """`0.183 ms`, `12.3 ms`."""
+    return f"{_three(value)} ms"
+
+
+def _three(value: float) -> str:
+    """Three digits, more before the point if there are more."""
+    decimals = 3 if value < 0.9995 else 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:,.{decimals}f}"
 
 
 def percent(share: float) -> str:

@@ -17,18 +17,17 @@ def printable(name: str) -> str:
 def shorten(name: str, width: int) -> str:
     """At most `width` characters. What a path says twice goes first, then its middle: the ends tell the most.
 
-    /stage3/stage3.1/branch2/branch2.0/Conv  ->  .../stage3.1/branch2.0/Conv  ->  .../sta...h2.0/Conv
+    /stage3/stage3.1/branch2/branch2.0/Conv  ->  .../stage3.1/branch2.0/Conv  ->  stage3.1...2.0/Conv
     """
     if len(name) <= width:
         return name
-    parts = name.split("/")
-    said = [part for part, after in pairwise(parts) if part and not after.startswith(f"{part}.")]
-    if len(said) + 1 < len(parts):
-        name = "/".join([ELLIPSIS, *said, parts[-1]])
-    if len(name) <= width:
-        return name
+    *path, last = name.split("/")
+    path = [part for part, after in pairwise([*path, last]) if part and not after.startswith(f"{part}.")]
+    name = "/".join([*path, last])
+    if len(name) + len(ELLIPSIS) < width:
+        return f"{ELLIPSIS}/{name}"
     if width <= len(ELLIPSIS):
         return name[:width]
     kept = width - len(ELLIPSIS)
-    head = kept // 3  # the end says which node it is, the beginning where
+    head = 2 * kept // 5  # the end says which node it is, the beginning where
     return name[:head] + ELLIPSIS + name[len(name) - (kept - head) :]

@@ -218,7 +218,7 @@ def _row(each: _Contestant, own: NDArray[np.float64], first: NDArray[np.float64]
     low, middle, high = (float(x) for x in np.percentile(own * 1e3, (10, 50, 90)))
     slow, typical, fast = (float(x) for x in np.percentile(first / own, (10, 50, 90)))
     sources = (weight.source for weight in each.model.weights.values())
-    files = {each.path, *(source.file.path for source in sources if isinstance(source, Region))}
+    files = {each.path.absolute(), *(source.file.path for source in sources if isinstance(source, Region))}
     return BenchRow(
         name=each.name,
         median_ms=middle,

@@ -38,6 +38,11 @@ def conv_transpose(s: Surgery, node: onnx.NodeProto) -> None:
         set_attribute(node, "group", s.length(node.output[0], 1) // s.length(node.input[1], 1))
 
 
+@fixup("LSTM", "GRU", "RNN")
+def recurrent(s: Surgery, node: onnx.NodeProto) -> None:
+    set_attribute(node, "hidden_size", s.length(node.input[2], 2))
+
+
 @fixup("GroupNormalization")
 def group_norm(s: Surgery, node: onnx.NodeProto) -> None:
     """Whole groups went if what is left of every group is all or nothing."""
@@ -186,3 +191,37 @@ def gather(s: Surgery, node: onnx.NodeProto) -> None:
     size = s.length(data, axis) + s.lost(data, axis).size
     positions = np.where(old < 0, old + size, old).ravel()
     s.put(1, np.array(s.rank_after(data, axis, positions), old.dtype).reshape(old.shape))
+
+
+@fixup("Attention", "com.microsoft::MultiHeadAttention", "com.microsoft::GroupQueryAttention")
+def attention(s: Surgery, node: onnx.NodeProto) -> None:
+    """Counts of heads shrink as the channels do; the head size stays."""
+    for name, index in (("num_heads", 0), ("q_num_heads", 0), ("kv_num_heads", 1)):
+        heads = attribute(node, name, 0)
+        if heads:
+            set_attribute(node, name, _scaled(s, node.input[index] or node.input[0], 2, heads))
+
+
+@fixup("RotaryEmbedding", "com.microsoft::RotaryEmbedding")
+def rotary(s: Surgery, node: onnx.NodeProto) -> None:
+    heads = attribute(node, "num_heads", 0)
+    if heads and len(s.before(node.input[0]) or ()) == 3:
+        set_attribute(node, "num_heads", _scaled(s, node.input[0], 2, heads))
+
+
+@fixup("com.microsoft::Attention")
+def fused_projection(s: Surgery, node: onnx.NodeProto) -> None:
+    heads, total = attribute(node, "num_heads"), s.length(node.input[1], 1)
+    lost = s.lost(node.input[1], 1)
+    sizes = attribute(node, "qkv_hidden_sizes") or [(total + lost.size) // 3] * 3
+    ends = np.cumsum(sizes)
+    gone = [int(((lost >= end - size) & (lost < end)).sum()) for size, end in zip(sizes, ends, strict=True)]
+    set_attribute(node, "num_heads", heads * (sizes[0] - gone[0]) // sizes[0])
+    if attribute(node, "qkv_hidden_sizes") is not None:
+        set_attribute(node, "qkv_hidden_sizes", [size - less for size, less in zip(sizes, gone, strict=True)])
+
+
+def _scaled(s: Surgery, name: str, axis: int, count: int) -> int:
+    """A count that shrinks in proportion to an axis."""
+    size = s.length(name, axis)
+    return count * size // (size + s.lost(name, axis).size)

@@ -1,6 +1,7 @@
 """What each operator does to the ids of its inputs. One family per file; importing this fills the registry."""
 
 from onnxprune.rules import (  # noqa: F401  imported for the rules they register
+    attention,
     conv,
     elementwise,
     index,
@@ -9,6 +10,7 @@ from onnxprune.rules import (  # noqa: F401  imported for the rules they registe
     linear,
     norm,
     pool,
+    recurrent,
     reduce,
     shape,
     spatial,

@@ -14,7 +14,7 @@ from onnxprune.rules.registry import Axes, Flow, Value, rule
 KEEPS_ZERO = (
     "Abs Asin Asinh Atan Atanh BitCast Cast CastLike Ceil Celu Elu Erf Floor Gelu HardSwish LeakyRelu Mish Neg Relu "
     "Round Selu Shrink Sign Sin Sinh Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsNaN "
-    "com.microsoft::Gelu com.microsoft::FastGelu com.microsoft::QuickGelu"
+    "com.microsoft::Gelu com.microsoft::QuickGelu"
 )
 LOSES_ZERO = (
     "Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid IsInf Log Not Reciprocal Sigmoid Softplus Affine "
@@ -23,12 +23,19 @@ LOSES_ZERO = (
 POLES = "Acosh Log Reciprocal"
 """Not finite at zero: the masked model would spread NaN over everything that follows."""
 BINARY = {
-    "all": "Add Sub Max Min Sum Mean Or Xor BitwiseOr BitwiseXor com.microsoft::BiasGelu",
+    "all": "Add Sub Max Min Sum Mean Or Xor BitwiseOr BitwiseXor com.microsoft::BiasGelu com.microsoft::FastGelu",
     "any": "Mul And BitwiseAnd",
     "first": "Div Mod BitShift PRelu",
     "none": "Equal Greater GreaterOrEqual Less LessOrEqual",
 }
-WEIGHT_ROLES = {"Add": "shift", "Sub": "shift", "Sum": "shift", "Mul": "scale", "com.microsoft::BiasGelu": "shift"}
+WEIGHT_ROLES = {
+    "Add": "shift",
+    "Sub": "shift",
+    "Sum": "shift",
+    "Mul": "scale",
+    "com.microsoft::BiasGelu": "shift",
+    "com.microsoft::FastGelu": "shift",
+}
 
 
 def broadcast(f: Flow, operands: Sequence[Axes], zeros: str) -> list[Axis]:
