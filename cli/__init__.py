@@ -42,8 +42,8 @@ def parser() -> Parser:
     top = Parser(
         prog="onnxprune",
         usage="%(prog)s COMMAND [options]",
-        description="Structured pruning of ONNX models: find the channels that must go together, cut\n"
-        "them out, and prove that the result is the original with those channels set to zero.",
+        description="Structured pruning of ONNX models: find the channels that must go together,\n"
+        "cut them out, and prove that the result is the original with those channels set\nto zero.",
         epilog=_EXAMPLES,
     )
     top.add_argument("--version", action="version", version=f"onnxprune {__version__}")

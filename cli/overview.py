@@ -24,7 +24,7 @@ _FROZEN = (
     Column("Share"),
     Column("For instance", name=True),
 )
-_MEMBERS = (Column("Slot", name=True), Column("Axis"), Column("Role", name=True), Column("Node or op", name=True))
+_MEMBERS = (Column("Slot", name=True), Column("Axis"), Column("Role", name=True), Column("Operator", name=True))
 
 
 def parts(found: Inventory, *, verbose: bool) -> list[Part]:

@@ -50,7 +50,7 @@ def rendered(parts: Sequence[Part]) -> str:
 
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     things: list[RenderableType] = [
-        _table(part, console) if isinstance(part, Grid) else Text(part, overflow="fold") for part in parts
+        _table(part, console) if isinstance(part, Grid) else Text(printable(part), overflow="fold") for part in parts
     ]
     with console.capture() as captured:
         for thing in things:

@@ -43,21 +43,6 @@ def apply(model: Model, plan: Plan) -> Model:
     return pruned
 
 
-def mask(model: Model, plan: Plan) -> Model:
-    """The original with everything that the plan cuts set to zero: what the pruned model must agree with."""
-    weights = dict(model.weights)
-    for cut in plan.cuts:
-        for slot in cut.slots:
-            tensor = weights.get(slot.tensor)
-            if tensor is not None and slot.role != "keep" and tensor.dtype in FLOATS:
-                weights[slot.tensor] = tensor.zero(slot.axis, np.array(cut.index, np.int64))
-    return model.replace(weights=weights)
-
-
-_T = onnx.TensorProto
-FLOATS = {_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE}
-
-
 def _sliced(tensor: Tensor, removed: dict[tuple[str, int], np.ndarray]) -> Tensor:
     for axis in range(len(tensor.shape)):
         index = removed.get((tensor.name, axis))

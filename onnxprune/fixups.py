@@ -26,16 +26,33 @@ def fixup(*ops: str) -> Callable[[FixUp], FixUp]:
     return register
 
 
-@fixup("Conv", "com.microsoft::FusedConv")
+@fixup("Conv", "ConvInteger", "com.microsoft::FusedConv")
 def conv(s: Surgery, node: onnx.NodeProto) -> None:
-    if attribute(node, "group", 1) != 1:
-        set_attribute(node, "group", s.length(node.input[0], 1) // s.length(node.input[1], 1))
+    _regroup(s, node, node.input[1], node.input[0])
+
+
+@fixup("QLinearConv")
+def qlinear_conv(s: Surgery, node: onnx.NodeProto) -> None:
+    _regroup(s, node, node.input[3], node.input[0])
 
 
 @fixup("ConvTranspose")
 def conv_transpose(s: Surgery, node: onnx.NodeProto) -> None:
-    if attribute(node, "group", 1) != 1:
-        set_attribute(node, "group", s.length(node.output[0], 1) // s.length(node.input[1], 1))
+    _regroup(s, node, node.input[1], node.output[0])
+
+
+def _regroup(s: Surgery, node: onnx.NodeProto, weight: str, channels: str) -> None:
+    """The weight's axis 1 is what one group has of the channels."""
+    groups, within = attribute(node, "group", 1), s.length(weight, 1)
+    if groups > 1:
+        total = groups * (within + s.lost(weight, 1).size)
+        set_attribute(node, "group", (total - s.lost(channels, 1).size) // within)
+
+
+@fixup("com.microsoft::MatMulNBits")
+def matmul_nbits(s: Surgery, node: onnx.NodeProto) -> None:
+    set_attribute(node, "N", s.length(node.input[1], 0))
+    set_attribute(node, "K", attribute(node, "K") - s.lost(node.input[1], 1).size * attribute(node, "block_size"))
 
 
 @fixup("LSTM", "GRU", "RNN")
@@ -61,7 +78,7 @@ def reshape(s: Surgery, node: onnx.NodeProto) -> None:
 
 
 def _target(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None]) -> list[int | None]:
-    source, goal = s.after(node.input[0]), s.after(node.output[0], len(found)) or [None] * len(found)
+    source, goal = s.after(node.input[0]), s.goal(node.output[0], s.sizes(1, old=True), len(found))
     zero_copies = not attribute(node, "allowzero", 0) and source is not None
     wanted: list[int | None] = []
     for i, (have, want) in enumerate(zip(found, goal, strict=True)):
@@ -82,19 +99,19 @@ def _target(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None])
 @fixup("Expand")
 def expand(s: Surgery, node: onnx.NodeProto) -> None:
     """A 1 in the target leaves the axis as it is."""
-    goal, found = s.after(node.output[0]), s.sizes(1)
-    if goal is None:
+    old, found = s.sizes(1, old=True), s.sizes(1)
+    if found is None:
         return
-    count = len(found) if found is not None else len(goal)
-    tail: list[int | str | None] = list(goal)[len(goal) - count :]
+    rank = max(len(found), len(s.before(node.output[0]) or ()))
+    tail = s.goal(node.output[0], [None] * (rank - len(found)) + (old or []), rank)[rank - len(found) :]
     s.settle(1, [None if (found and found[i] == 1) or not isinstance(n, int) else n for i, n in enumerate(tail)])
 
 
 @fixup("ConstantOfShape")
 def constant_of_shape(s: Surgery, node: onnx.NodeProto) -> None:
-    goal = s.after(node.output[0])
-    if goal is not None and goal:
-        s.settle(0, [n if isinstance(n, int) else None for n in goal])
+    old = s.sizes(0, old=True)
+    if old:
+        s.settle(0, [n if isinstance(n, int) else None for n in s.goal(node.output[0], old, len(old))])
 
 
 @fixup("Tile")
@@ -125,7 +142,9 @@ def squeeze(s: Surgery, node: onnx.NodeProto) -> None:
         return
     axes = [axis for axis, size in enumerate(before) if size == 1]
     if len(axes) < list(after).count(1):
-        if s.opset < 13:
+        if not axes:
+            node.op_type = "Identity"  # an empty list of axes would mean all of them again
+        elif s.opset < 13:
             set_attribute(node, "axes", axes)
         else:
             s.put(1, np.array(axes, np.int64))

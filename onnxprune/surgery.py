@@ -64,6 +64,13 @@ class Surgery:
             return None
         return [n - len(self.lost(name, i)) if isinstance(n, int) else n for i, n in enumerate(dims)]
 
+    def goal(self, name: str, old: Sequence[Size] | None, rank: int) -> list[Size]:
+        """The shape a value should have after the cut: as planned, else as inferred, else as its target said before."""
+        dims = self.after(name, rank) or [None] * rank
+        told = old if old is not None and len(old) == rank else [None] * rank
+        stays = [isinstance(n, int) and n > 0 and (name, i) not in self.periods for i, n in enumerate(told)]
+        return [n if isinstance(n, int) or not stays[i] else told[i] for i, n in enumerate(dims)]
+
     def follow(self, node: onnx.NodeProto) -> None:
         """Carry shape arithmetic over a node, on the old sizes and on the new."""
         first = node.input[0] if node.input else ""

@@ -63,7 +63,7 @@ class Trace:
                 None if known is None else Value(tuple(fixed(_name(n, item.name, i)) for i, n in enumerate(known)))
             )
         for name, tensor in self.model.weights.items():
-            value = Value(tuple(self.flow.fresh(n, tensor.dtype in FLOATS) for n in tensor.shape), weight=True)
+            value = Value(tuple(self.flow.fresh(n, tensor.dtype in WEIGHTS) for n in tensor.shape), weight=True)
             self.values[name] = self.weights[name] = value
             if tensor.nbytes <= READABLE and tensor.dtype in _INTEGERS:
                 content = constant(tensor.array())
@@ -182,8 +182,8 @@ class Trace:
 
 _T = onnx.TensorProto
 _INTEGERS = {_T.INT64, _T.INT32, _T.BOOL}
-FLOATS = {_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE}
-"""What `mask` can set to zero."""
+WEIGHTS = {_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE, _T.INT8, _T.UINT8, _T.INT32}
+"""What `mask` sets to zero, the quantised ones to their zero point; other integers are indices and sizes."""
 
 
 def _name(size: int | str | None, tensor: str, axis: int) -> int | str:

@@ -16,17 +16,19 @@ import numpy as np
 import onnx
 
 from onnxprune import external
-from onnxprune.apply import apply, mask
+from onnxprune.apply import apply
 from onnxprune.coupling import Indices
 from onnxprune.dims import Dims
 from onnxprune.errors import UserError, VerificationError
-from onnxprune.inputs import Feeds, runnable_feeds
+from onnxprune.inputs import Feeds, caller, runnable_feeds
+from onnxprune.mask import mask
 from onnxprune.model import Model
 from onnxprune.plan import Plan
 from onnxprune.probes import FLOATS, probes
 from onnxprune.runtime import run, session
 from onnxprune.shapes import infer
 from onnxprune.tensors import Tensor
+from onnxprune.twins import is_half, unrounded, widened
 
 TOLERANCE = 1e-5
 """Relative to the largest magnitude of the tensor compared; float32 networks of any depth stay well below."""
@@ -96,28 +98,51 @@ class _Comparison:
         self.original = self._exposed(original)
 
     def against(self, pruned: Model, seed: int, notes: Sequence[str]) -> Verification:
-        ready = runnable_feeds(
-            self.original, lambda: session(self.original, threads=self.threads), dims=self.dims, seed=seed
-        )
-        verdict = self._compare(self.original, self._exposed(pruned), ready.feeds, [*notes], ready.dims)
+        """Compare as they are; where rounding hides the answer, compare the twins that round less."""
+        original, pruned, said = self.original, self._exposed(pruned), [*notes]
+        ready = runnable_feeds(original, lambda: session(original, threads=self.threads), dims=self.dims, seed=seed)
+        feeds = ready.feeds
+        if is_half(original):
+            try:
+                caller(session(pruned, threads=self.threads), feeds)()
+            except Exception as failure:  # noqa: BLE001  onnxruntime's exceptions share no base class
+                return _failing(failure, said, ready.dims)
+            said.append("compared in float32, for half floats round too coarsely")
+            original, pruned = widened(original), widened(pruned)
+            feeds = {name: x.astype(np.float32) if _is_half(x) else x for name, x in feeds.items()}
+        verdict = self._compare(original, pruned, feeds, said, ready.dims)
+        if not verdict.ok and not verdict.inexact:
+            smooth, other = unrounded(original), unrounded(pruned)
+            if smooth is not None and other is not None:
+                said.append(f"compared without the rounding of activations (with it: {verdict.error:.3g})")
+                again = self._compare(smooth, other, feeds, said, ready.dims)
+                verdict = again if again.ok else verdict
         if verdict.inexact or not verdict.ok or (verdict.moved or 0) > MOVED:
             return verdict
-        loud = perturbed(self.original, seed)
+        return self._loudly(original, feeds, seed, verdict)
+
+    def _loudly(self, original: Model, feeds: Feeds, seed: int, verdict: Verification) -> Verification:
+        """Nothing moved: the same structure with random weights has to show it."""
+        loud = perturbed(original, seed)
         note = "masking does not move the outputs, so the structure was tested with random weights"
-        again = self._compare(loud, apply(loud, self.plan), ready.feeds, [*notes, note], ready.dims)
+        again = self._compare(loud, apply(loud, self.plan), feeds, [*verdict.notes, note], verdict.dims)
         if again.ok and (again.moved or 0) <= MOVED:
             note = "what the plan cuts has no influence on any compared tensor, so nothing can be verified"
-            return replace(again, ok=False, notes=(*notes, note))
+            return replace(again, ok=False, notes=(*verdict.notes, note))
         return replace(
             again, moved=verdict.moved, error=max(verdict.error or 0, again.error or 0), deviation=verdict.deviation
         )
 
     def _compare(
-        self, original: Model, pruned: Model, feeds: Feeds, notes: list[str], dims: Mapping[str, int]
+        self, original: Model, pruned: Model, feeds: Feeds, said: Sequence[str], dims: Mapping[str, int]
     ) -> Verification:
+        notes = [*said]
         inexact = self.plan.inexact
         before = self._run(original, feeds)
-        after = self._run(pruned, feeds)
+        try:
+            after = self._run(pruned, feeds)
+        except UserError as failure:
+            return _failing(failure, notes, dims)
         deviation = max((relative(self._kept(name, before[name]), after[name]) for name in self.names), default=0.0)
         if inexact:
             notes.append(f"not comparable (inexact cuts: {', '.join(inexact)}); outputs deviate by {deviation:.3g}")
@@ -154,6 +179,15 @@ class _Comparison:
             if gone is not None:
                 array = np.delete(array, gone, axis)
         return array
+
+
+def _failing(failure: Exception, notes: Sequence[str], dims: Mapping[str, int]) -> Verification:
+    cause = " ".join(str(failure).split())[:400]
+    return Verification("numeric", False, notes=(f"the pruned model fails: {cause}", *notes), dims=dims)
+
+
+def _is_half(array: np.ndarray) -> bool:
+    return array.dtype.itemsize == 2 and array.dtype.kind in "fV"
 
 
 def relative(expected: np.ndarray, found: np.ndarray) -> float:

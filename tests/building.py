@@ -198,6 +198,8 @@ class Net:
         for item in (*inferred.input, *inferred.value_info):
             if item.name == name:
                 dims = item.type.tensor_type.shape.dim
+                if not item.type.tensor_type.HasField("shape"):
+                    break
                 return [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims]
         raise LookupError(f"no shape for {name!r}")
 

@@ -459,8 +459,9 @@ def resize(g: Grower) -> str:
     if g.chance():
         n = g.net
         sizes = n.concat(n.length(x, 0), n.length(x, 1), n.ints(5, 3), axis=0)
-        return n.op("Resize", x, "", "", sizes, mode="nearest")
-    return g.net.op("Resize", x, "", scales, mode="nearest")
+        none = n.const([], np.float32)
+        return n.op("Resize", x, none, none, sizes, mode="nearest")
+    return g.net.op("Resize", x, g.net.const([], np.float32), scales, mode="nearest")
 
 
 @way

@@ -1,6 +1,7 @@
 """transformers' architectures, made of its own classes with small configurations: two layers, random weights.
 
-The exporters get one form of attention each: legacy the one written out, dynamo torch's fused operator.
+The exporters get one form of attention each: legacy the one written out, dynamo torch's fused operator where there is
+one.
 """
 
 from __future__ import annotations
@@ -501,8 +502,8 @@ def _build(small: Small, exporter: str) -> Case:
 
     inner = {key: getattr(transformers, name)(**options) for key, (name, options) in small.inner.items()}
     config = getattr(transformers, small.config)(**small.options, **inner)
-    if small.attention:
-        config._attn_implementation = "eager" if exporter == "legacy" else "sdpa"
+    if small.attention and exporter == "legacy":
+        config._attn_implementation = "eager"
     network = getattr(transformers, small.model)(config)
     inputs, dynamic = small.inputs()
     names = tuple(inputs)

@@ -10,6 +10,7 @@ from onnxprune.rules import (  # noqa: F401  imported for the rules they registe
     linear,
     norm,
     pool,
+    quant,
     recurrent,
     reduce,
     shape,

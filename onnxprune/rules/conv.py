@@ -24,7 +24,8 @@ ZERO_STAYS = ("", "Relu", "LeakyRelu", "Tanh", "Elu")
 """Fused activations with f(0) = 0."""
 
 
-def _finish(f: Flow, x: Value, out: Axis, bias: Value | None, made_of_zeros: bool) -> list[Axes]:
+def _finish(f: Flow, x: Value, w: Value, out: Axis, bias: Value | None, made_of_zeros: bool) -> list[Axes]:
+    f.freeze_all([*x.axes[2:], *w.axes[2:]], "convolved", "is convolved over")
     if bias is not None:
         f.mark(bias, 0, "shift")
         f.tie(out, bias.axes[0])
@@ -48,7 +49,7 @@ def conv(f: Flow, node: object, x: Value, w: Value, b: Value | None = None, *res
         group_out, _ = _factors(f, out, groups)
         f.contract(within, inner)
         f.tie(group_in, group_out)
-    return _finish(f, x, out, b, out.zero)
+    return _finish(f, x, w, out, b, out.zero)
 
 
 @rule("ConvTranspose")
@@ -58,9 +59,9 @@ def conv_transpose(f: Flow, node: object, x: Value, w: Value, b: Value | None = 
     f.mark(w, 1, "out")
     f.contract(x.axes[1], w.axes[0])
     if groups == 1:
-        return _finish(f, x, w.axes[1], b, w.axes[1].zero)
+        return _finish(f, x, w, w.axes[1], b, w.axes[1].zero)
     group, _ = _factors(f, x.axes[1], groups)
     if w.axes[1].fixed:
         f.mark(w, 0, "out")
     out = f.merge([group, w.axes[1]])
-    return _finish(f, x, out, b, w.axes[0].zero and (w.axes[1].fixed or w.axes[1].zero))
+    return _finish(f, x, w, out, b, w.axes[0].zero and (w.axes[1].fixed or w.axes[1].zero))

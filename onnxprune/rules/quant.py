@@ -1,0 +1,213 @@
+"""Quantised operators do what their float twins do; scales and zero points of single channels follow the cut.
+
+A quantised zero is the zero point: `mask` writes that into integer weights, so zeros stay zeros through all of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxprune.facts import Axis, fixed
+from onnxprune.rules.conv import conv
+from onnxprune.rules.elementwise import broadcast
+from onnxprune.rules.join import concat
+from onnxprune.rules.linear import gemm, matmul
+from onnxprune.rules.registry import Axes, Flow, Refuse, Value, rule
+
+
+def _follow(f: Flow, axis: Axis, *params: Value | None) -> None:
+    """Scales and zero points: one for all, or one for each position of the axis."""
+    for value in params:
+        if value is None:
+            continue
+        for own in value.axes:
+            if own.size != 1:
+                f.mark(value, -1, "keep")
+                f.tie(axis, own)
+
+
+@rule("QuantizeLinear", "DequantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear")
+def quantize(f: Flow, node: object, x: Value, scale: Value, zero: Value | None = None) -> Sequence[Axes]:
+    if f.attr("block_size", 0):
+        return [tuple(_blocked(f, x, i, (scale, zero)) for i in range(x.rank))]
+    if x.rank:
+        _follow(f, x.axes[f.attr("axis", 1) % x.rank if scale.rank else 0], scale, zero)
+    return [x.axes]
+
+
+def _blocked(f: Flow, x: Value, i: int, params: Sequence[Value | None]) -> Axis:
+    along = f.attr("axis", 1) % x.rank == i
+    for value in params:
+        if value is not None and along:
+            f.freeze(value.axes[i], "blocked", "is a block of a block-wise quantised weight")
+        elif value is not None:
+            f.mark(value, i, "keep")
+            f.tie(x.axes[i], value.axes[i])
+    return f.freeze(x.axes[i], "blocked", "is quantised in blocks") if along else x.axes[i]
+
+
+@rule("DynamicQuantizeLinear")
+def quantize_by_range(f: Flow, node: object, x: Value) -> Sequence[Axes]:
+    """The range always includes zero, so zeros that leave do not change it; anything else might."""
+    for axis in x.axes:
+        if not axis.zero:
+            f.inexact(axis, "ranged", "takes part in a range from which a scale is computed")
+    return [x.axes, (), ()]
+
+
+@rule("QLinearConv")
+def qlinear_conv(
+    f: Flow,
+    node: object,
+    x: Value,
+    xs: Value,
+    xz: Value,
+    w: Value,
+    ws: Value,
+    wz: Value,
+    ys: Value,
+    yz: Value,
+    b: Value | None = None,
+) -> Sequence[Axes]:
+    _follow(f, w.axes[0], ws, wz)
+    return conv(f, node, x, w, b)
+
+
+@rule("ConvInteger")
+def conv_integer(
+    f: Flow, node: object, x: Value, w: Value, xz: Value | None = None, wz: Value | None = None
+) -> Sequence[Axes]:
+    _follow(f, w.axes[0], wz)
+    return conv(f, node, x, w)
+
+
+@rule("QLinearMatMul")
+def qlinear_matmul(
+    f: Flow, node: object, a: Value, s: Value, z: Value, b: Value, bs: Value, bz: Value, *out: Value
+) -> Sequence[Axes]:
+    _follow(f, a.axes[-2] if a.rank > 1 else a.axes[0], s, z)
+    _follow(f, b.axes[-1], bs, bz)
+    return matmul(f, node, a, b)
+
+
+@rule("MatMulInteger")
+def matmul_integer(
+    f: Flow, node: object, a: Value, b: Value, az: Value | None = None, bz: Value | None = None
+) -> Sequence[Axes]:
+    _follow(f, a.axes[-2] if a.rank > 1 else a.axes[0], az)
+    _follow(f, b.axes[-1], bz)
+    return matmul(f, node, a, b)
+
+
+@rule("com.microsoft::MatMulIntegerToFloat")
+def matmul_to_float(
+    f: Flow, node: object, a: Value, b: Value, s: Value, bs: Value, az: Value | None, bz: Value | None, *bias: Value
+) -> Sequence[Axes]:
+    _follow(f, b.axes[-1], bs, bz)
+    return _biased(f, matmul(f, node, a, b)[0], bias)
+
+
+@rule("com.microsoft::DynamicQuantizeMatMul")
+def matmul_by_range(
+    f: Flow, node: object, a: Value, b: Value, bs: Value, bz: Value | None = None, *bias: Value
+) -> Sequence[Axes]:
+    quantize_by_range(f, node, a)
+    _follow(f, b.axes[-1], bs, bz)
+    return _biased(f, matmul(f, node, a, b)[0], bias)
+
+
+def _biased(f: Flow, out: Axes, bias: Sequence[Value]) -> Sequence[Axes]:
+    for value in bias:
+        f.mark(value, -1, "shift")
+        out = tuple(broadcast(f, [out, value.axes], "all"))
+    return [out]
+
+
+@rule("com.microsoft::QGemm")
+def qgemm(
+    f: Flow,
+    node: object,
+    a: Value,
+    s: Value,
+    z: Value,
+    b: Value,
+    bs: Value,
+    bz: Value,
+    c: Value | None = None,
+    *out: Value | None,
+) -> Sequence[Axes]:
+    _follow(f, b.axes[0 if f.attr("transB", 0) else 1], bs, bz)
+    return gemm(f, node, a, b, c)
+
+
+@rule("com.microsoft::QLinearAdd", "com.microsoft::QLinearMul")
+def qlinear_binary(f: Flow, node: object, a: Value, s: Value, z: Value, b: Value, *rest: Value) -> Sequence[Axes]:
+    for axis in range(b.rank):
+        f.mark(b, axis, "shift" if f.current.op_type == "QLinearAdd" else "scale")
+    return [tuple(broadcast(f, [a.axes, b.axes], "all" if f.current.op_type == "QLinearAdd" else "any"))]
+
+
+@rule("com.microsoft::QLinearConcat")
+def qlinear_concat(f: Flow, node: object, s: Value, z: Value, *xs: Value) -> Sequence[Axes]:
+    return concat(f, node, *xs[::3])
+
+
+@rule("com.microsoft::QLinearLeakyRelu", "com.microsoft::QLinearSigmoid")
+def qlinear_unary(f: Flow, node: object, x: Value, *rest: Value | None) -> Sequence[Axes]:
+    keeps = f.current.op_type == "QLinearLeakyRelu"
+    return [tuple(axis.with_zero(axis.zero and keeps) for axis in x.axes)]
+
+
+@rule("com.microsoft::QLinearGlobalAveragePool", "com.microsoft::QLinearAveragePool")
+def qlinear_pool(f: Flow, node: object, x: Value, *rest: Value | None) -> Sequence[Axes]:
+    last = bool(f.attr("channels_last", 0))
+    channels = x.rank - 1 if last else 1
+    whole = f.current.op_type == "QLinearGlobalAveragePool"
+    return [
+        tuple(axis if i in (0, channels) else fixed(1) if whole else f.open() for i, axis in enumerate(x.axes)),
+    ]
+
+
+@rule("com.microsoft::MatMulNBits")
+def matmul_nbits(
+    f: Flow,
+    node: object,
+    a: Value,
+    b: Value,
+    scales: Value,
+    zeros: Value | None = None,
+    index: Value | None = None,
+    bias: Value | None = None,
+) -> Sequence[Axes]:
+    """B (N, blocks of K, bytes), so K goes in whole blocks. Flat scales mix N and blocks: then only N can go."""
+    if index is not None:
+        raise Refuse("blocked", "its rows are permuted (g_idx)")
+    inner, size, count = a.axes[-1], f.attr("block_size"), f.attr("N")
+    rows, blocks = b.axes[0], b.axes[1]
+    f.freeze_all([*b.axes[2:]], "blocked", "is a block of packed weights")
+    params = [value for value in (scales, zeros) if value is not None]
+    exact = isinstance(inner.size, int) and inner.size == size * int(blocks.size)
+    if not exact or any(value.rank == 1 and int(blocks.size) > 1 for value in params):
+        f.freeze_all([inner, blocks], "blocked", "is quantised in blocks that cannot be cut")
+        blocks = fixed(blocks.size)
+    else:
+        f.tie(inner, f.merge([blocks, fixed(size)]))
+    for value in params:
+        _nbits_params(f, value, rows, blocks)
+    f.mark(b, 0, "out")
+    f.mark(b, 1, "in")
+    if bias is not None:
+        f.mark(bias, 0, "shift")
+        f.tie(rows, bias.axes[0])
+    return [(*a.axes[:-1], Axis(count, rows.ids, True) if not rows.fixed else fixed(count))]
+
+
+def _nbits_params(f: Flow, value: Value, rows: Axis, blocks: Axis) -> None:
+    f.mark(value, 0, "scale")
+    if value.rank == 1 and value.axes[0].size == int(rows.size) * int(blocks.size):
+        f.tie(value.axes[0], f.merge([rows, blocks]))
+    elif value.rank == 2 and (value.axes[0].size, value.axes[1].size) == (rows.size, blocks.size):
+        f.tie(value.axes[0], rows)
+        f.tie(value.axes[1], blocks)
+    else:  # packed zero points: several share a byte
+        f.freeze_all([*value.axes, rows, blocks], "blocked", "has packed zero points")

@@ -1,0 +1,274 @@
+"""`prune`, `apply` and `verify`: what is written equals what was promised, and options mean what they say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune import runtime
+from onnxprune.bench import BenchReport, BenchRow
+from onnxprune.cli.outcome import Outcome
+from onnxprune.cost import cost
+from onnxprune.plan import Plan
+from onnxprune.verify import Verification, relative
+
+from .conftest import Said, network
+
+Run = Callable[..., Said]
+NOISE = 1e-5
+
+
+def removed(path: Path) -> dict[str, int]:
+    return {group.name: group.removed for group in onnxprune.load_plan(path).groups}
+
+
+def widths(path: Path) -> tuple[int, int]:
+    weights = {item.name: tuple(item.dims) for item in onnx.load(path).graph.initializer}
+    return weights["stem.weight"][0], weights["body.1.weight"][0]
+
+
+def test_what_is_written_is_the_masked_original(run: Run, model: Path, tmp_path: Path) -> None:
+    said = run("prune", model, "-o", "small.onnx", "--ratio", "0.5", "--plan", "p.json", "--no-bench")
+    assert said.code == 0
+    assert said.err == "wrote small.onnx\nwrote p.json\n"
+    assert widths(tmp_path / "small.onnx") == (4, 8)
+    original, plan = onnxprune.load(model), onnxprune.load_plan(tmp_path / "p.json")
+    x = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    weights = dict(original.weights)
+    for (name, axis), index in plan.removed().items():
+        if name in weights:
+            weights[name] = weights[name].zero(axis, index)
+    masked = runtime.run(runtime.session(original.replace(weights=weights)), {"image": x})["logits"]
+    pruned = runtime.run(runtime.session(onnxprune.load(tmp_path / "small.onnx")), {"image": x})["logits"]
+    full = runtime.run(runtime.session(original), {"image": x})["logits"]
+    assert relative(masked, pruned) < NOISE
+    assert relative(full, masked) > 0.01
+
+
+def test_the_document(run: Run, model: Path, tmp_path: Path) -> None:
+    data = run("prune", model, "--ratio", "0.25", "--criterion", "l2", "--json", "--no-bench").data
+    assert data["model"] == str(model)
+    assert data["output"] == "net-pruned.onnx"
+    assert data["plan"] is None
+    assert (data["options"]["ratio"], data["options"]["criterion"]) == (0.25, "l2")
+    before, after = cost(onnxprune.load(model)), cost(onnxprune.load(tmp_path / "net-pruned.onnx"))
+    for side, total in (("before", before), ("after", after)):
+        assert (data[side]["params"], data[side]["macs"], data[side]["bytes"]) == (
+            total.params,
+            total.macs,
+            total.bytes,
+        )
+    assert before.macs > after.macs
+    assert data["groups"] == {"cut": 2, "total": 2}
+    assert data["units"] == {"removed": 6, "total": 24}
+    assert data["verification"]["ok"] is True
+    assert 0 <= data["verification"]["error"] < NOISE
+    assert data["verification"]["moved"] > 0.01
+    assert data["verification"]["by_tensor"].keys() == {"logits"}
+    assert data["bench"] is None
+    assert data["speedup"] is None
+    assert data["warnings"] == []
+    assert list(data["seconds"]) == ["Normalize", "Analyze", "Score", "Select", "Apply", "Verify", "Save"]
+
+
+def test_the_table(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.cli.production.BENCH_SECONDS", 0.05)
+    said = run("prune", model, "--ratio", "0.5")
+    rows = {line[:18].strip(): line.split() for line in said.out.splitlines() if line}
+    assert max(map(len, said.out.splitlines())) <= 80
+    for name in ("params", "MACs", "weights", "latency", "speed-up", "output deviation", "verification error"):
+        assert name in rows
+    assert rows["params"][-1] == "-71.8%"
+    assert "limit 1e-05" in said.out
+    assert "Cut 2 of 2 groups: 12 of 24 units (50.0%)." in said.out
+
+
+def test_verbose_shows_groups_and_times(run: Run, model: Path) -> None:
+    said = run("prune", model, "-v", "--no-bench")
+    assert ["body.1", "16", "5", "11"] in [line.split() for line in said.out.splitlines()]
+    for name in ("Normalize", "Analyze", "Score", "Select", "Apply", "Verify", "Save", "in all"):
+        assert f"\n{name} " in f"\n{said.err}"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], {"stem": 2, "body.1": 5}),
+        (["--ratio", "0.5"], {"stem": 4, "body.1": 8}),
+        (["--ratio", "0.3", "--round-to", "4"], {"stem": 0, "body.1": 4}),
+        (["--ratio", "0.9", "--min-keep", "0.5"], {"stem": 4, "body.1": 8}),
+        (["--include", "body.1*"], {"body.1": 5}),
+        (["--include", "body.1*", "--include", "stem"], {"stem": 2, "body.1": 5}),
+        (["--exclude", "body1"], {"stem": 2}),
+        (["--include-op", "Conv", "--exclude", "stem.weight"], {"body.1": 5}),
+        (["--verify", "off"], {"stem": 2, "body.1": 5}),
+    ],
+)
+def test_options_decide_what_goes(
+    run: Run, model: Path, tmp_path: Path, options: list[str], expected: dict[str, int]
+) -> None:
+    assert run("prune", model, "--plan", "p.json", "--verify", "structural", *options).code == 0
+    assert removed(tmp_path / "p.json") == expected
+
+
+def test_the_other_options_reach_the_plan(run: Run, model: Path) -> None:
+    words = ["--scope", "global", "--seed", "7", "--criterion", "random", "--reduce", "max", "--normalize", "gaussian"]
+    options = run("prune", model, *words, "--no-verify", "--json").data["options"]
+    expected = {"scope": "global", "seed": 7, "criterion": "random", "reduce": "max", "normalize": "gaussian"}
+    assert expected.items() <= options.items()
+
+
+def test_the_command_line_wins_over_the_file(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text('ratio = 0.5\ncriterion = "l2"\nexclude = ["body.1*"]\n[groups]\n"stem" = 0.75\n')
+
+    def options(*words: str) -> dict[str, Any]:
+        found: dict[str, Any] = run("prune", model, "--config", "p.toml", "--no-verify", "--json", *words).data[
+            "options"
+        ]
+        return found
+
+    assert {
+        "ratio": 0.5,
+        "criterion": "l2",
+        "exclude": ["body.1*"],
+        "ratios": {"stem": 0.75},
+    }.items() <= options().items()
+    both = options("--ratio", "0.25", "--exclude", "body1")
+    assert {"ratio": 0.25, "criterion": "l2", "exclude": ["body1"], "ratios": {"stem": 0.75}}.items() <= both.items()
+
+
+@pytest.mark.parametrize("mode", ["structural", "off"])
+def test_without_numeric_verification_nothing_runs(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a session was opened")
+
+    monkeypatch.setattr(importlib.import_module("onnxprune.runtime"), "session", never)
+    monkeypatch.setattr(importlib.import_module("onnxprune.verify"), "session", never)
+    monkeypatch.setattr("onnxprune.passes.bench.bench", never)
+    data = run("prune", model, "--verify", mode, "--json").data
+    assert (data["verification"]["mode"], data["bench"]) == (mode, None)
+
+
+def test_the_input_may_be_replaced(run: Run, model: Path) -> None:
+    assert run("prune", model, "-o", model, "--ratio", "0.5", "--no-bench").code == 0
+    assert widths(model) == (4, 8)
+    assert run("prune", model, "-o", model, "--ratio", "0.5", "--no-bench").code == 0
+    assert widths(model) == (2, 4)
+
+
+def test_external_data_stays_external(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    onnx.save(network(), folder / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert run("prune", folder / "net.onnx", "-o", "small.onnx", "--no-bench").code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "small.onnx", "small.onnx.data"}
+    onnx.checker.check_model(str(tmp_path / "small.onnx"), full_check=True)
+
+
+def test_a_plan_fits_the_finetuned_sibling(run: Run, model: Path, tmp_path: Path) -> None:
+    assert run("prune", model, "--ratio", "0.5", "--plan", "p.json", "--no-verify").code == 0
+    onnx.save(network(seed=5), tmp_path / "tuned.onnx")
+    said = run("apply", "tuned.onnx", "p.json", "--no-bench", "--json")
+    assert said.code == 0
+    assert said.data["output"] == "tuned-pruned.onnx"
+    assert said.data["groups"] == {"cut": 2, "total": 2}
+    assert widths(tmp_path / "tuned-pruned.onnx") == (4, 8)
+    checked = run("verify", "tuned.onnx", "tuned-pruned.onnx", "--plan", "p.json", "--json")
+    assert (checked.code, checked.data["ok"]) == (0, True)
+    assert checked.data["error"] < NOISE < checked.data["moved"]
+    assert run("verify", model, "tuned-pruned.onnx", "--plan", "p.json", "-q").code == 3
+
+
+def test_applying_again_gives_the_same_file(run: Run, model: Path, tmp_path: Path) -> None:
+    assert run("prune", model, "-o", "a.onnx", "--plan", "p.json", "--no-bench").code == 0
+    assert run("apply", model, "p.json", "-o", "b.onnx", "--no-bench").code == 0
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_a_plan_without_its_summary(run: Run, model: Path, tmp_path: Path) -> None:
+    assert run("prune", model, "--plan", "p.json", "--no-verify").code == 0
+    plan = json.loads((tmp_path / "p.json").read_text())
+    (tmp_path / "p.json").write_text(json.dumps({"version": plan["version"], "cuts": plan["cuts"]}))
+    said = run("apply", model, "p.json", "--no-bench")
+    assert said.code == 0
+    assert "Cut 2 of 2 groups." in said.out
+
+
+def test_verify_says_what_it_compared(run: Run, model: Path) -> None:
+    assert run("prune", model, "-o", "s.onnx", "--plan", "p.json", "--no-verify").code == 0
+    said = run("verify", model, "s.onnx", "--plan", "p.json", "-v", "--dim", "batch=3")
+    assert said.code == 0
+    assert "Verified: 1 tensor equal to the masked original" in said.out
+    assert "batch=3" in said.out
+    assert [line.split()[0] for line in said.out.splitlines() if line.startswith("logits")] == ["logits"]
+    assert "in structure only" in run("verify", model, "s.onnx", "--plan", "p.json", "--mode", "structural").out
+
+
+def test_groups_that_the_criterion_cannot_read_are_mentioned(
+    run: Run, edited: Callable[[Callable[[onnx.ModelProto], None]], Path]
+) -> None:
+    def normalise(proto: onnx.ModelProto) -> None:
+        graph = proto.graph
+        for name, start in (("scale", 1.0), ("shift", 0.0), ("mean", 0.0), ("var", 1.0)):
+            values = np.linspace(start, start + 0.5, 16, dtype=np.float32)
+            graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+        names = ["body1_out", "scale", "shift", "mean", "var"]
+        norm = onnx.helper.make_node("BatchNormalization", names, ["normed"], name="norm")
+        graph.node[3].input[0] = "normed"
+        graph.node.insert(3, norm)
+
+    said = run("prune", edited(normalise), "--criterion", "bn_scale", "--no-bench", "--json")
+    assert said.code == 0
+    assert said.data["skipped"].keys() == {"stem"}
+    assert "left whole: criterion 'bn_scale'" in said.err
+    assert said.data["units"] == {"removed": 5, "total": 16}
+
+
+def test_no_batch_normalization_says_how_to_export_it(run: Run, model: Path) -> None:
+    said = run("prune", model, "--criterion", "bn_scale")
+    assert said.code == 2
+    assert "training=torch.onnx.TrainingMode.PRESERVE" in said.err
+
+
+def test_the_shipped_network_reports_its_accuracy(run: Run, tmp_path: Path) -> None:
+    said = run("prune", "--ratio", "0.3", "--criterion", "fpgm", "--no-bench", "--json")
+    assert said.code == 0
+    assert "digits" in said.err
+    before, after = said.data["before"]["accuracy"], said.data["after"]["accuracy"]
+    assert 0.95 < before <= 1
+    assert 0.5 < after <= 1
+    assert after != before
+    assert (tmp_path / "digits-pruned.onnx").exists()
+
+
+def test_accuracy_is_in_the_table(run: Run) -> None:
+    assert "accuracy" in run("prune", "--no-verify", "-q").out
+
+
+def row(name: str, ms: float, speedup: float, low: float, high: float) -> BenchRow:
+    return BenchRow(name, ms, ms, ms, speedup, low, high, 1, 1, None, {})
+
+
+@pytest.mark.parametrize(
+    ("speedup", "high", "words"),
+    [(0.8, 0.9, "SLOWER than the original: it takes 1.25 times as long"), (0.8, 1.1, "no faster"), (1.2, 1.3, "")],
+)
+def test_a_slower_model_is_said_in_plain_words(model: Path, speedup: float, high: float, words: str) -> None:
+    total = cost(onnxprune.load(model))
+    rows = (row("original", 1, 1, 1, 1), row("pruned", 1 / speedup, speedup, 0.7, high))
+    report = BenchReport(rows, 9, 1, "CPUExecutionProvider", {}, "1")
+    found = Outcome(
+        model, model, None, Plan((), meta={"round_to": 1}), total, total, Verification("numeric", True), report, None
+    )
+    assert len(found.warnings) == bool(words)
+    assert all(words in warning and "--round-to" in warning for warning in found.warnings)

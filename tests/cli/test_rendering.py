@@ -1,0 +1,173 @@
+"""Tables fit, names stay recognisable, numbers keep three digits, and silence ends after two seconds."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from onnxprune.cli.figures import change, count, milliseconds, noise, percent, plural, size
+from onnxprune.cli.labels import printable, shorten
+from onnxprune.cli.progress import Activity
+from onnxprune.cli.tables import Column, Grid, rendered
+from onnxprune.cli.talk import Talk
+
+LOUD = Talk(json=False, quiet=False, verbose=False)
+
+
+@pytest.fixture(autouse=True)
+def eighty(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "expected"),
+    [
+        ("/layer1/conv", 12, "/layer1/conv"),
+        ("/stage3/stage3.1/branch2/branch2.0/Conv", 28, ".../stage3.1/branch2.0/Conv"),
+        ("/stage3/stage3.1/branch2/branch2.0/Conv", 20, "stage3...nch2.0/Conv"),
+        ("abcdefghijklmnop", 9, "ab...mnop"),
+        ("abcdefgh", 2, "ab"),
+    ],
+)
+def test_names_are_shortened_in_the_middle(name: str, width: int, expected: str) -> None:
+    assert shorten(name, width) == expected
+
+
+def test_a_shortened_name_always_fits() -> None:
+    for name in ("/a/a.b/c", "x" * 50, "/long/" * 9 + "Conv", "a/b", "/" * 30):
+        for width in range(1, 60):
+            assert len(shorten(name, width)) <= width
+
+
+def test_printable() -> None:
+    assert printable("a\x1b[2J\n") == "a\\x1b[2J\\n"
+    assert printable("größe/层") == "größe/层"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (count(999), "999"),
+        (count(25_557_032), "25.6 M"),
+        (count(4_089_184_256), "4.09 G"),
+        (count(999_960), "1.00 M"),
+        (size(704_400), "704 kB"),
+        (size(12), "12 B"),
+        (milliseconds(0.0821), "0.082 ms"),
+        (milliseconds(1234.5), "1,234 ms"),
+        (percent(0.4436), "44.4%"),
+        (change(200, 100), "-50.0%"),
+        (change(0, 100), ""),
+        (noise(1e-5), "1e-05"),
+        (noise(4.42e-7), "4.4e-07"),
+        (noise(0.0), "0"),
+        (noise(float("inf")), "inf"),
+        (plural(1, "group"), "1 group"),
+        (plural(1200, "unit"), "1,200 units"),
+    ],
+)
+def test_figures(text: str, expected: str) -> None:
+    assert text == expected
+
+
+def test_a_table_gives_way_in_its_names_only() -> None:
+    columns = (Column("Name", name=True), Column("Number"), Column("Other", name=True))
+    rows = [["n" * 90, "123,456,789", "o" * 70], ["short", "1", "[red]markup[/red] :smile:"]]
+    lines = rendered([Grid(columns, rows), "x" * 100]).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert "123,456,789" in lines[2]
+    assert "n...n" in lines[2]
+    assert "[red]markup[/red] :smile:" in lines[3]
+    assert lines[4] == "x" * 80
+
+
+def test_a_name_that_the_terminal_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    LOUD.result({}, [Grid((Column("Größe", name=True),), [["层"]])])
+    assert b"\\u5c42" in raw.getvalue()
+
+
+def test_json_holds_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    Talk(json=True, quiet=False, verbose=False).result(
+        {"a": float("nan"), "b": [float("inf"), 1.5], "c": Path("x")}, []
+    )
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": "x"}
+
+
+def test_short_commands_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with Activity(LOUD) as activity:
+        activity.step("reading")
+    assert capsys.readouterr().err == ""
+
+
+def test_long_ones_name_the_steps_that_take_their_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with Activity(LOUD, delay=0.0) as activity:
+        activity.step("brief")
+        time.sleep(0.05)
+        activity.step("verifying")
+        time.sleep(1.0)
+        activity.step("writing")
+    assert capsys.readouterr().err == "verifying ...\n"
+
+
+def test_quiet_is_silent_however_long(capsys: pytest.CaptureFixture[str]) -> None:
+    with Activity(Talk(json=False, quiet=True, verbose=False), delay=0.0) as activity:
+        activity.step("verifying")
+        time.sleep(0.8)
+    assert capsys.readouterr().err == ""
+
+
+TERMINAL = """
+import sys, time
+from onnxprune.cli.progress import Activity
+from onnxprune.cli.tables import Column, Grid
+from onnxprune.cli.talk import Talk
+
+talk = Talk(json=False, quiet=False, verbose=False)
+with Activity(talk, delay=0.0) as activity:
+    activity.step("measuring")
+    for tenth in range(8):
+        activity.part(tenth / 10)
+        time.sleep(0.1)
+talk.result({}, [Grid((Column("Name", name=True), Column("Number")), [["n" * 90, "1"]])])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_terminal_gets_a_bar_and_colours_and_its_own_width() -> None:
+    import pty
+    import termios
+
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (40, 60))
+    environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL],
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        env=environment | {"TERM": "xterm-256color"},
+    )
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(parent, 65536)
+        except OSError:  # the other end has gone
+            break
+    assert process.wait() == 0
+    os.close(parent)
+    text = shown.decode()
+    assert "measuring" in text
+    assert "\x1b[1m" in text
+    table = text[text.index("Name") :].replace("\r", "").splitlines()
+    assert max(len(line) for line in table[1:]) == 60
