@@ -14,7 +14,7 @@ from onnxprune.cli.files import distinct, write
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.talk import Talk
 from onnxprune.passes import Analyze, Normalize
-from onnxprune.pipeline import PassManager
+from onnxprune.pipeline import Pass, PassManager
 from onnxprune.store import check_writable
 
 _EXAMPLES = """\
@@ -61,7 +61,7 @@ def run(args: Namespace) -> int:
     with Activity(talk) as activity:
         activity.step("reading")
         given = source.opened(path, args.dim)
-        passes = [Normalize(), Analyze(allow_inexact=args.allow_inexact)]
+        passes: list[Pass] = [Normalize(), Analyze(allow_inexact=args.allow_inexact)]
         state = PassManager(passes, [Narrator(activity, talk)]).run(given.model)
         model, coupling = state.model, state.coupling
         assert coupling is not None

@@ -29,16 +29,6 @@ _FLOATS = {1, 10, 11, 16, 17, 18, 19, 20, 23, 24, 27, 28}
 _NARROW = {2, 3, 21, 22, 25, 26}
 """Integers of 8 bits and less: quantised weights from rank 2 on, zero points below it."""
 
-_TWINS = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"} | dict.fromkeys(
-    [
-        *("BiasAdd", "BiasGelu", "FastGelu", "Gelu", "QuickGelu", "LayerNormalization", "SimplifiedLayerNormalization"),
-        *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "RotaryEmbedding"),
-    ],
-    "Identity",
-)
-"""Standard operators with the output shape of onnxruntime's own, through which inference would not get otherwise."""
-_TWIN_INPUTS = {"Conv": 3, "Gemm": 3, "MatMul": 2, "Identity": 1}
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -136,20 +126,7 @@ def _shapes(model: Model, binding: Dims) -> dict[str, tuple[int, ...]]:
     """Fully known ones. The model is a copy already, and gets changed."""
     for value in model.graph.output:  # declared for other inputs, perhaps, or wrong: what is inferred from ours counts
         value.type.tensor_type.ClearField("shape")
-    for node in model.graph.node:
-        _to_twin(node)
     return settled_shapes(model, binding)
-
-
-def _to_twin(node: onnx.NodeProto) -> None:
-    # onnxruntime keeps this one in the standard domain, which does not know it
-    own = node.domain == "com.microsoft" or node.op_type == "SimplifiedLayerNormalization"
-    twin = _TWINS.get(node.op_type) if own else None
-    if twin is None or any(a.name.startswith("trans") and a.i for a in node.attribute if twin == "MatMul"):
-        return
-    node.op_type, node.domain = twin, ""
-    del node.input[_TWIN_INPUTS[twin] :]
-    del node.output[1:]
 
 
 def _name(node: onnx.NodeProto) -> str:

@@ -14,6 +14,7 @@ from onnx import shape_inference
 
 from onnxprune import external, wire
 from onnxprune.model import Model
+from onnxprune.stand_ins import use_stand_ins
 
 Shape = tuple[int, tuple[int | str | None, ...] | None]
 """Element type (a TensorProto number), and the dims: sizes, names, or None for unknown; None alone: unknown rank."""
@@ -27,6 +28,7 @@ def infer(model: Model, dims: Mapping[str, int] | None = None) -> dict[str, Shap
         known = not external.separable(weight)
         proto.graph.initializer.append(weight.to_proto() if known else wire.placed(weight, "weights", 0))
     del proto.graph.value_info[:]
+    use_stand_ins(proto.graph, {name: weight.shape for name, weight in model.weights.items()})
     if dims:
         _bind(proto.graph, dims)
     found: dict[str, Shape] = {}

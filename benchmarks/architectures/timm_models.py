@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from architectures.case import BATCH, IMAGE, Architecture, Case
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CLASSES = 10
 
@@ -25,10 +28,26 @@ class Member:
     """The builder takes img_size."""
     free: bool = False
     """Height and width are free in the file, too."""
+    keep: tuple[tuple[str, int], ...] = ()
+    """Of every list of blocks with this name, how many stay: for builders that take no depth."""
+    without: tuple[str, ...] = ()
+    """Blocks that are taken out."""
 
 
-def _of(size: int = 64, *, sized: bool = False, free: bool = False, **options: Any) -> Member:
-    return Member(size, tuple(options.items()), sized, free)
+def _of(
+    size: int = 64,
+    *,
+    sized: bool = False,
+    free: bool = False,
+    keep: dict[str, int] | None = None,
+    without: tuple[str, ...] = (),
+    **options: Any,
+) -> Member:
+    return Member(size, tuple(options.items()), sized, free, tuple((keep or {}).items()), without)
+
+
+def _numbered(stem: str, *places: int) -> tuple[str, ...]:
+    return tuple(f"{stem}.{place}" for place in places)
 
 
 _DEPTHS = (1, 1, 1, 1)
@@ -42,7 +61,7 @@ MEMBERS: dict[str, Member] = {
     "ecaresnet26t": _of(),
     "resnetblur18": _of(),
     "resnet50_gn": _of(layers=_DEPTHS),
-    "resnetv2_50x1_bit": _of(layers=_DEPTHS),
+    "resnetv2_50x1_bit": _of(keep={"blocks": 1}),
     "skresnet18": _of(),
     "resnest14d": _of(),
     "res2net50_26w_4s": _of(layers=_DEPTHS),
@@ -59,16 +78,16 @@ MEMBERS: dict[str, Member] = {
     "hrnet_w18_small": _of(),
     "ese_vovnet19b_slim_dw": _of(),
     "selecsls42b": _of(),
-    "cspresnet50": _of(),
+    "cspresnet50": _of(keep={"blocks": 1}),
     "cs3darknet_focus_s": _of(),
     "darknet17": _of(),
-    "xception41": _of(),
-    "inception_v4": _of(96),
-    "inception_resnet_v2": _of(96),
-    "vgg11_bn": _of(),
+    "xception41": _of(without=_numbered("blocks", 4, 5, 6, 7, 8, 9, 10)),
+    "inception_v4": _of(96, without=_numbered("features", 7, 8, 9, 12, 13, 14, 15, 16, 17, 20, 21)),
+    "inception_resnet_v2": _of(96, keep={"repeat": 1, "repeat_1": 1, "repeat_2": 1}),
+    "vgg11_bn": _of(num_features=256),
     "tresnet_m": _of(layers=_DEPTHS),
     "nf_resnet26": _of(),
-    "eca_nfnet_l0": _of(),
+    "test_nfnet": _of(),
     "nf_regnet_b0": _of(),
     "ghostnet_050": _of(),
     "ghostnetv2_100": _of(),
@@ -92,14 +111,14 @@ MEMBERS: dict[str, Member] = {
     "starnet_s050": _of(),
     "inception_next_atto": _of(),
     "rdnet_tiny": _of(),
-    "convmixer_768_32": _of(depth=3, dim=96),
+    "convmixer_768_32": _of(keep={"blocks": 2}),
     "mambaout_femto": _of(),
     "lcnetv2_small": _of(),
     # attention in convolutional networks
     "coatnet_pico_rw_224": _of(64, sized=True),
     "maxvit_rmlp_pico_rw_256": _of(64, sized=True),
     "botnet26t_256": _of(64, img_size=64),
-    "halonet26t": _of(128),
+    "halonet26t": _of(256),
     "lambda_resnet26t": _of(64, img_size=64),
     "edgenext_xx_small": _of(),
     "efficientformer_l1": _of(224),
@@ -109,7 +128,7 @@ MEMBERS: dict[str, Member] = {
     "fastvit_t8": _of(),
     "mobilevit_xxs": _of(),
     "mobilevitv2_050": _of(),
-    "nextvit_small": _of(depths=(1, 1, 2, 1)),
+    "nextvit_small": _of(),
     "swiftformer_xs": _of(),
     "shvit_s1": _of(),
     "visformer_tiny": _of(64, sized=True),
@@ -123,21 +142,21 @@ MEMBERS: dict[str, Member] = {
     "davit_tiny": _of(depths=_DEPTHS, embed_dims=(48, 64, 96, 128), num_heads=(2, 4, 4, 8)),
     "deit_tiny_distilled_patch16_224": _of(64, sized=True, depth=3),
     "eva02_tiny_patch14_224": _of(56, sized=True, depth=3),
-    "focalnet_tiny_srf": _of(depths=_DEPTHS, embed_dim=48),
+    "focalnet_tiny_srf": _of(keep={"blocks": 1}),
     "gcvit_xxtiny": _of(224),
-    "gmixer_12_224": _of(64, sized=True, num_blocks=3, embed_dim=96),
-    "gmlp_ti16_224": _of(64, sized=True, num_blocks=3),
-    "resmlp_12_224": _of(64, sized=True, num_blocks=3),
-    "mixer_s32_224": _of(64, sized=True, num_blocks=3, embed_dim=128),
+    "gmixer_12_224": _of(64, sized=True, keep={"blocks": 3}),
+    "gmlp_ti16_224": _of(64, sized=True, keep={"blocks": 3}),
+    "resmlp_12_224": _of(64, sized=True, keep={"blocks": 3}),
+    "mixer_s32_224": _of(64, sized=True, keep={"blocks": 3}),
     "hiera_tiny_224": _of(64, sized=True, embed_dim=48, stages=(1, 1, 2, 1)),
-    "mvitv2_tiny": _of(64, sized=True, depths=_DEPTHS),
+    "mvitv2_tiny": _of(64, sized=True, keep={"blocks": 1}),
     "naflexvit_base_patch16_gap": _of(64, depth=2, embed_dim=96, num_heads=4),
-    "nest_tiny": _of(64, sized=True, depths=(1, 1, 2), embed_dims=(48, 96, 96), num_heads=(2, 4, 4)),
+    "nest_tiny": _of(64, sized=True, keep={"transformer_encoder": 1}),
     "pit_ti_224": _of(64, sized=True),
     "poolformer_s12": _of(),
     "poolformerv2_s12": _of(),
-    "convformer_s18": _of(depths=_DEPTHS),
-    "caformer_s18": _of(depths=_DEPTHS),
+    "convformer_s18": _of(keep={"blocks": 1}),
+    "caformer_s18": _of(keep={"blocks": 1}),
     "pvt_v2_b0": _of(),
     "sequencer2d_s": _of(64, sized=True, layers=_DEPTHS),
     "swin_s3_tiny_224": _of(224, depths=_DEPTHS, embed_dim=48),
@@ -152,7 +171,7 @@ MEMBERS: dict[str, Member] = {
     "vit_relpos_small_patch16_224": _of(64, sized=True, depth=2),
     "vit_tiny_r_s16_p8_224": _of(64, sized=True, depth=2),
     "samvit_base_patch16_224": _of(64, sized=True, depth=3, embed_dim=96, num_heads=4, global_attn_indexes=(2,)),
-    "volo_d1_224": _of(64, sized=True, layers=(1, 1, 1, 1)),
+    "volo_d1_224": _of(64, sized=True),
     "xcit_nano_12_p16_224": _of(64, sized=True, depth=3),
 }
 
@@ -168,8 +187,22 @@ def _build(name: str, member: Member, exporter: str) -> Case:
     timm.layers.set_fused_attn(exporter == "dynamo")
     options = dict(member.options) | ({"img_size": member.size} if member.sized else {})
     network = timm.create_model(name, pretrained=False, num_classes=CLASSES, **options)
+    _shorten(network, member)
     images = torch.randn(2, 3, member.size, member.size)
     return Case(network, {"image": images}, {"image": IMAGE if member.free else BATCH})
+
+
+def _shorten(network: nn.Module, member: Member) -> None:
+    from torch import nn
+
+    kept = dict(member.keep)
+    for module in [*network.modules()]:
+        for name, child in [*module.named_children()]:
+            if name in kept and isinstance(child, nn.Sequential | nn.ModuleList):
+                setattr(module, name, child[: kept[name]])
+    for path in member.without:
+        parent, _, name = path.rpartition(".")
+        setattr(network.get_submodule(parent), name, nn.Identity())
 
 
 ARCHITECTURES = tuple(

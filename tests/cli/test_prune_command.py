@@ -105,8 +105,8 @@ def test_verbose_shows_groups_and_times(run: Run, model: Path) -> None:
         (["--ratio", "0.5"], {"stem": 4, "body.1": 8}),
         (["--ratio", "0.3", "--round-to", "4"], {"stem": 0, "body.1": 4}),
         (["--ratio", "0.9", "--min-keep", "0.5"], {"stem": 4, "body.1": 8}),
-        (["--include", "body.1*"], {"body.1": 5}),
-        (["--include", "body.1*", "--include", "stem"], {"stem": 2, "body.1": 5}),
+        (["--include", "body.1"], {"body.1": 5}),
+        (["--include", "body.1", "--include", "stem"], {"stem": 2, "body.1": 5}),
         (["--exclude", "body1"], {"stem": 2}),
         (["--include-op", "Conv", "--exclude", "stem.weight"], {"body.1": 5}),
         (["--verify", "off"], {"stem": 2, "body.1": 5}),
@@ -127,7 +127,7 @@ def test_the_other_options_reach_the_plan(run: Run, model: Path) -> None:
 
 
 def test_the_command_line_wins_over_the_file(run: Run, model: Path, tmp_path: Path) -> None:
-    (tmp_path / "p.toml").write_text('ratio = 0.5\ncriterion = "l2"\nexclude = ["body.1*"]\n[groups]\n"stem" = 0.75\n')
+    (tmp_path / "p.toml").write_text('ratio = 0.5\ncriterion = "l2"\nexclude = ["body.1"]\n[groups]\n"stem" = 0.75\n')
 
     def options(*words: str) -> dict[str, Any]:
         found: dict[str, Any] = run("prune", model, "--config", "p.toml", "--no-verify", "--json", *words).data[
@@ -138,7 +138,7 @@ def test_the_command_line_wins_over_the_file(run: Run, model: Path, tmp_path: Pa
     assert {
         "ratio": 0.5,
         "criterion": "l2",
-        "exclude": ["body.1*"],
+        "exclude": ["body.1"],
         "ratios": {"stem": 0.75},
     }.items() <= options().items()
     both = options("--ratio", "0.25", "--exclude", "body1")
