@@ -42,9 +42,9 @@ class Inventory:
     """The dearest first."""
 
     @property
-    def units(self) -> int:
-        """Of all groups together."""
-        return sum(group.size for group in self.coupling.groups)
+    def open(self) -> tuple[Group, ...]:
+        """Groups that can lose a unit: of one that has a single one, nothing would be left."""
+        return tuple(group for group in self.coupling.groups if group.size > 1)
 
 
 def take(model: Model, coupling: Coupling, dims: Mapping[str, int]) -> Inventory:

@@ -121,9 +121,12 @@ def _sum(found: Inventory) -> list[Part]:
     if total.unknown:
         lines.append(f"The MACs of {plural(len(total.unknown), 'node')} could not be determined and are not counted.")
     if groups:
+        single = len(groups) - len(found.open)
+        if single:
+            lines.append(f"{plural(single, 'group')} of a single unit can lose nothing.")
         lines.append(
-            f"{plural(len(groups), 'group')}, {plural(found.units, 'prunable unit')}; pruning reaches "
-            f"{percent(found.reach.share)} of the MACs."
+            f"{plural(len(found.open), 'group')}, {plural(sum(group.size for group in found.open), 'prunable unit')}; "
+            f"pruning reaches {percent(found.reach.share)} of the MACs."
         )
     return lines
 

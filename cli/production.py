@@ -91,8 +91,7 @@ def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk) -> Ou
         talk.note(f"left whole: {reason}")
     for note in found.verification.notes:
         talk.note(f"note: {note}")
-    if talk.verbose:
-        talk.detail(f"{'in all':<10} {sum(seconds for _, seconds in timings.seconds):7.3f} s")
+    talk.detail(f"{'in all':<10} {sum(seconds for _, seconds in timings.seconds):7.3f} s")
     for file in filter(None, (job.output, job.plan)):
         talk.note(f"wrote {file}")
     return found.timed(timings.seconds, skipped.reasons)

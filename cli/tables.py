@@ -70,9 +70,13 @@ def _table(grid: Grid, console: Console) -> Table:
         table.add_column(
             column.title, justify="left" if column.name else "right", no_wrap=True, min_width=width, max_width=width
         )
-    for row in rows:
-        cells = zip(grid.columns, row, widths, strict=True)
-        table.add_row(*(shorten(cell, width) if column.name else cell for column, cell, width in cells))
+    texts = zip(*rows, strict=True) if rows else ()
+    cells = [
+        shorten(text, width) if column.name else text
+        for column, text, width in zip(grid.columns, texts, widths, strict=False)
+    ]
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
     return table
 
 

@@ -65,7 +65,11 @@ def explain(model: Model, coupling: Coupling, a: str, b: str) -> Explanation:
 
 
 def find(model: Model, coupling: Coupling, name: str) -> Side:
-    """What a name means. Tensors come first: a tensor of TensorFlow's is called `conv:0`, which is no axis."""
+    """What a name means.
+
+    Tensors come first: a tensor of TensorFlow's is called `conv:0`, which is no axis. Nodes come before groups, which
+    are often called like their first node but may hold only part of its channels.
+    """
     made = {output: node.name for node in model.graph.node for output in node.output if output}
     nodes = {node.name: [output for output in node.output if output] for node in model.graph.node}
     tensors = dict.fromkeys([*(item.name for item in model.graph.input), *model.weights, *made])
@@ -75,15 +79,15 @@ def find(model: Model, coupling: Coupling, name: str) -> Side:
         return _side(coupling, name, "tensor", [key for key in coupling.graph if key[0] == name], [name])
     if stem in tensors and axis.isdecimal():
         return _side(coupling, name, "axis", [(stem, int(axis))], [stem])
+    if name in nodes:
+        own = [key for key in coupling.graph if key[0] in nodes[name]]
+        return _side(coupling, name, "node", own, [name])
     if name in groups:
         first = groups[name].nodes[0] if groups[name].nodes else ""
         keys = [(slot.tensor, slot.axis) for slot in groups[name].slots]
         own = [key for key in keys if key[0] in nodes.get(first, ())]
         side = _side(coupling, name, "group", own or keys, [])
         return Side(name, "group", side.slots, (name,), ())
-    if name in nodes:
-        own = [key for key in coupling.graph if key[0] in nodes[name]]
-        return _side(coupling, name, "node", own, [name])
     raise UserError(f"there is no tensor, axis, node or group {name!r}{suggest(name, [*groups, *nodes, *tensors])}")
 
 

@@ -12,16 +12,25 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxprune.coupling import Coupling, Frozen, Group, Indices, Reason, Slot
+from onnxprune.errors import UserError
 from onnxprune.facts import Facts
 from onnxprune.model import Model
 from onnxprune.shapes import infer
 from onnxprune.solve import Solution, reason_of, solve
 from onnxprune.trace import Trace
 
+ATTENTION = ("heads", "dims", "off")
 
-def analyze(model: Model, *, allow_inexact: bool = False, strict: bool = False) -> Coupling:
-    """Find the coupled channel groups of a normalised model. `strict` lets a rule that fails raise (for tests)."""
-    trace = Trace(model, infer(model), strict=strict)
+
+def analyze(model: Model, *, allow_inexact: bool = False, attention: str = "heads", strict: bool = False) -> Coupling:
+    """Find the coupled channel groups of a normalised model.
+
+    In attention whole `heads` are cut, `dims` within all heads alike, or nothing (`off`). `strict` lets a rule that
+    fails raise (for tests).
+    """
+    if attention not in ATTENTION:
+        raise UserError(f"attention must be one of {', '.join(ATTENTION)}, not {attention!r}")
+    trace = Trace(model, infer(model), attention=attention, strict=strict)
     solution = solve(trace.flow, allow_inexact=allow_inexact)
     return _Reader(trace, solution).coupling()
 

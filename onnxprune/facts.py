@@ -150,6 +150,8 @@ class Facts:
 
     def merge(self, axes: Sequence[Axis]) -> Axis:
         """The row-major product of several axes as one axis."""
+        if len(axes) == 1:
+            return axes[0]
         axes = [factor for axis in axes for factor in axis.factors or (axis,)]
         alive = [axis for axis in axes if not axis.fixed]
         sizes = [axis.size for axis in axes]

@@ -74,7 +74,29 @@ def group_norm(s: Surgery, node: onnx.NodeProto) -> None:
 def reshape(s: Surgery, node: onnx.NodeProto) -> None:
     """0 copies and -1 computes: they stay where they still give what is wanted."""
     found = s.sizes(1) or [None] * len(s.before(node.output[0]) or ())
-    s.settle(1, _target(s, node, found))
+    folded = {i: s.periods[node.output[0], i] for i in range(len(found)) if (node.output[0], i) in s.periods}
+    wanted = _target(s, node, found)
+    free = list(folded) or _unfolded(s, node, found)
+    if len(free) == 1 and -1 not in found:  # batch * heads has no length yet: -1 computes it, or the batch from it
+        wanted[free[0]] = -1
+    elif folded:
+        old = s.sizes(1, old=True) or found
+        s.scale(1, {i: ratio for i, ratio in folded.items() if isinstance(found[i], str) and found[i] == old[i]})
+    s.settle(1, wanted)
+
+
+def _unfolded(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None]) -> list[int]:
+    """Entries computed from an axis like batch * heads that has shrunk: its length divided by the old count of heads."""
+    source = s.before(node.input[0]) or ()
+    shrunk = [source[i] for i in range(len(source)) if (node.input[0], i) in s.periods]
+    if not shrunk:
+        return []
+    names = [size for size in shrunk if isinstance(size, str)]
+    return [
+        i
+        for i, size in enumerate(found)
+        if size is None or (isinstance(size, str) and size not in names and any(name in size for name in names))
+    ]
 
 
 def _target(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None]) -> list[int | None]:
@@ -84,15 +106,6 @@ def _target(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None])
     for i, (have, want) in enumerate(zip(found, goal, strict=True)):
         copies = have == 0 and zero_copies and i < len(source or ()) and (source or ())[i] == want
         wanted.append(None if have == -1 or copies or not isinstance(want, int) else want)
-    folded = [i for i in range(len(found)) if (node.output[0], i) in s.periods and found[i] != -1]
-    if len(folded) == 1:  # batch * heads has no length yet: let -1 compute it, and spell out what -1 stood for
-        for i, have in enumerate(found):
-            if have == -1:
-                size = goal[i]
-                if not isinstance(size, int):
-                    return wanted
-                wanted[i] = size
-        wanted[folded[0]] = -1
     return wanted
 
 

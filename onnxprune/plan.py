@@ -114,9 +114,15 @@ class Plan:
         """Codes of all inexact cuts in the plan, each once."""
         return tuple(dict.fromkeys(code for group in self.groups if group.removed for code in group.inexact))
 
-    def periods(self) -> set[tuple[str, int]]:
-        """Axes that shrink by a factor although their length is only known at run time."""
-        return {(slot.tensor, slot.axis) for cut in self.cuts for slot in cut.slots if slot.role == PERIOD}
+    def periods(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """Axes that shrink although their length is only known at run time: (kept, of) of the factor that shrinks."""
+        found: dict[tuple[str, int], tuple[int, int]] = {}
+        for cut in self.cuts:
+            for slot in cut.slots:
+                if slot.role == PERIOD:
+                    kept, size = found.get((slot.tensor, slot.axis), (slot.size, slot.size))
+                    found[slot.tensor, slot.axis] = (kept - len(cut.index), size)
+        return found
 
     def removed(self) -> dict[tuple[str, int], Indices]:
         """For each (tensor, axis) the sorted positions that go, over all cuts."""

@@ -137,6 +137,18 @@ class Surgery:
         else:
             self._overlay(index, wrong, wanted)
 
+    def scale(self, index: int, ratios: Mapping[int, tuple[int, int]]) -> None:
+        """Multiply entries of a computed input: batch * 12 heads becomes batch * 6."""
+        size = len(self.sizes(index) or ())
+        stem, name = f"{self.current.name}:{index}", self.current.input[index]
+        for op, part in (("Mul", 0), ("Div", 1)) if ratios else ():
+            factors = np.array([ratios.get(i, (1, 1))[part] for i in range(size)], np.int64)
+            self.weights[f"{stem}:{op}"] = Tensor.of(f"{stem}:{op}", factors)
+            made = f"{stem}:{op}:scaled"
+            self.pending.append(onnx.helper.make_node(op, [name, f"{stem}:{op}"], [made], name=f"{stem}:{op}:node"))
+            name = made
+        self.current.input[index] = name
+
     def _overlay(self, index: int, wrong: list[int], wanted: Sequence[int | None]) -> None:
         stem = f"{self.current.name}:{index}"
         which, values = np.zeros(len(wanted), bool), np.zeros(len(wanted), np.int64)

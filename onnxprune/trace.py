@@ -38,12 +38,14 @@ SIZE_INPUTS = {
 class Trace:
     """The values of a graph after its rules have run, and the facts they stated."""
 
-    def __init__(self, model: Model, shapes: Mapping[str, Shape], *, strict: bool = False) -> None:
+    def __init__(
+        self, model: Model, shapes: Mapping[str, Shape], *, attention: str = "heads", strict: bool = False
+    ) -> None:
         self.model, self.shapes, self.strict = model, shapes, strict
         self.values: dict[str, Value | None] = {"": None}
         self.weights: dict[str, Value] = {}
         self.unknown_ops: dict[str, int] = {}
-        self.flow = Flow(opset=model.opset, read=self._read, inferred=self._inferred)
+        self.flow = Flow(opset=model.opset, attention=attention, read=self._read, inferred=self._inferred)
         self._inputs()
         for index, node in enumerate(model.graph.node):
             self.flow.node, self.flow.current = index, node

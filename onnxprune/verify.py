@@ -207,7 +207,9 @@ def relative(expected: np.ndarray, found: np.ndarray) -> float:
 def perturbed(model: Model, seed: int) -> Model:
     """The same graph with random weights: matrices that keep magnitudes, vectors around one."""
     rng = np.random.default_rng(seed)
-    return model.replace(weights={name: _random(tensor, rng) for name, tensor in model.weights.items()})
+    resized = {name for node in model.graph.node if node.op_type in ("Resize", "Upsample") for name in node.input[1:]}
+    weights = {name: t if name in resized else _random(t, rng) for name, t in model.weights.items()}
+    return model.replace(weights=weights)  # a random scale would be another structure
 
 
 def _random(tensor: Tensor, rng: np.random.Generator) -> Tensor:

@@ -16,9 +16,12 @@ class Analyze:
     allow_inexact: bool = False
     """Also offer cuts after which the kept channels compute something else (layer norm, softmax, mean)."""
 
+    attention: str = "heads"
+    """What is cut in attention: whole `heads`, `dims` within all heads alike, or nothing (`off`)."""
+
     needs: ClassVar[tuple[str, ...]] = ("model",)
     gives: ClassVar[tuple[str, ...]] = ("coupling",)
     drops: ClassVar[tuple[str, ...]] = ("scores", "plan")
 
     def run(self, state: State) -> State:
-        return changed(state, coupling=analyze(state.model, allow_inexact=self.allow_inexact))
+        return changed(state, coupling=analyze(state.model, allow_inexact=self.allow_inexact, attention=self.attention))

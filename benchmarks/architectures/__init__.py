@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from architectures.case import Architecture
 
-FAMILIES = ("huggingface", "sequences", "images", "blocks", "detectors", "sharing")
+FAMILIES = (
+    "huggingface",
+    "sequences",
+    "images",
+    "blocks",
+    "detectors",
+    "sharing",
+    "torchvision_models",
+    "converted",
+    "timm_models",
+)
 
 
 def architectures() -> dict[str, Architecture]:

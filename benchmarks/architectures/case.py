@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Feeds = dict[str, np.ndarray]
 EXPORTERS = ("legacy", "dynamo")
 BATCH = {0: "batch"}
 """Free: the first axis."""
@@ -49,6 +53,10 @@ class Architecture:
     exporters: tuple[str, ...] = EXPORTERS
     opset: int | None = None
     """None: what the exporter takes by default."""
+    optimize: bool = True
+    """False: the file as the exporter first has it."""
+    finish: Callable[[Path, Feeds], None] | None = None
+    """Rewrites the exported file: what people do to their files before anybody else sees them."""
 
 
 def positional(case: Case) -> nn.Module:

@@ -47,14 +47,15 @@ def export(architecture: Architecture, exporter: str, path: Path) -> Exported:
 
     warnings.filterwarnings("ignore")
     torch.manual_seed(SEED)
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused operator that has no ONNX form
     case = architecture.build(exporter)
     module = positional(case).eval()
     arguments = tuple(case.inputs.values())
     draw(case.network)
     calibrate(module, lambda: module(*arguments))
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
     kept = _write(architecture, case, module, arguments, exporter, path)
+    if architecture.finish:
+        architecture.finish(path, {name: value.numpy() for name, value in case.inputs.items()})
     with torch.no_grad():
         expected = tensors(module(*arguments))
     nodes, note = check(path, case, expected)
@@ -69,9 +70,9 @@ def _write(
     for dynamic in _wishes(case.dynamic):
         try:
             if exporter == "legacy":
-                _legacy(module, arguments, case, dynamic, path, architecture.opset)
+                _legacy(module, arguments, case, dynamic, path, architecture)
             else:
-                _dynamo(module, arguments, case, dynamic, path, architecture.opset)
+                _dynamo(module, arguments, case, dynamic, path, architecture)
         except Exception as error:  # noqa: BLE001  exporters raise anything
             first = first or error
             continue
@@ -95,17 +96,17 @@ def _legacy(
     case: Case,
     dynamic: Mapping[str, Mapping[int, str]],
     path: Path,
-    opset: int | None,
+    architecture: Architecture,
 ) -> None:
     import torch
 
-    # Not under no_grad: nn.MultiheadAttention would take a fused path that has no ONNX form.
     torch.onnx.export(
         module,
         arguments,
         str(path),
         dynamo=False,
-        opset_version=opset or LEGACY_OPSET,
+        opset_version=architecture.opset or LEGACY_OPSET,
+        do_constant_folding=architecture.optimize,
         input_names=list(case.inputs),
         dynamic_axes={name: dict(axes) for name, axes in dynamic.items()},
     )
@@ -117,7 +118,7 @@ def _dynamo(
     case: Case,
     dynamic: Mapping[str, Mapping[int, str]],
     path: Path,
-    opset: int | None,
+    architecture: Architecture,
 ) -> None:
     import torch
 
@@ -126,7 +127,8 @@ def _dynamo(
         module,
         arguments,
         dynamo=True,
-        opset_version=opset,
+        opset_version=architecture.opset,
+        optimize=architecture.optimize,
         input_names=list(case.inputs),
         dynamic_shapes=(shapes,) if dynamic else None,
         verbose=False,

@@ -84,7 +84,6 @@ MEMBERS: dict[str, Member] = {
     "xception41": _of(without=_numbered("blocks", 4, 5, 6, 7, 8, 9, 10)),
     "inception_v4": _of(96, without=_numbered("features", 7, 8, 9, 12, 13, 14, 15, 16, 17, 20, 21)),
     "inception_resnet_v2": _of(96, keep={"repeat": 1, "repeat_1": 1, "repeat_2": 1}),
-    "vgg11_bn": _of(num_features=256),
     "tresnet_m": _of(layers=_DEPTHS),
     "nf_resnet26": _of(),
     "test_nfnet": _of(),

@@ -44,8 +44,9 @@ def torchvision() -> Any:
         library.impl("roi_align", _roi_align, "CPU")
         if not torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::roi_align", "Meta"):
             library.impl("roi_align", _roi_align_shape, "Meta")
-        for module in (extension, sys.modules["torchvision.ops.roi_align"]):
-            module._has_ops = lambda: True  # type: ignore[attr-defined]
+        module: Any = sys.modules["torchvision.ops.roi_align"]
+        module._roi_align = module._roi_align.__wrapped__  # else torch compiles it, which takes minutes
+        module._has_ops = extension._has_ops = lambda: True
         _DECLARED.append(library)
     return torchvision
 

@@ -42,11 +42,10 @@ def matmul(f: Flow, node: object, a: Value, b: Value) -> Sequence[Axes]:
         _mark(f, b, 0, None)
     f.contract(left[-1], right[-2] if b.rank > 1 else right[0])
     batch = broadcast(f, [tuple(left[:-2]), tuple(right[:-2])], "any")
-    if not (a.weight or b.weight):
-        for axis in batch:
-            f.prefer(axis)
     rows: list[Axis] = left[-2:-1]
     columns = right[-1:] if b.rank > 1 else []
+    if not (a.weight or b.weight):
+        f.heads(batch, [left[-1], *rows, *columns])
     return [(*batch, *rows, *columns)]
 
 
@@ -71,10 +70,11 @@ def einsum(f: Flow, node: object, *xs: Value) -> Sequence[Axes]:
         made[letter] = f.tie(*present, zero=zero)
         if letter not in out and not zero:
             f.inexact(made[letter], "sum-of-nonzero", "is summed over although its cut positions would not be zero")
-        if letter in out and len(present) > 1 and not any(x.weight for x, _ in places):
-            f.prefer(made[letter])
         for x, i in places:
             f.mark(x, i, "out" if letter in out and len(present) == 1 else "in")
+    if len(xs) == 2 and not any(x.weight for x in xs):
+        shared = [letter for letter in out if all(letter in term for term in terms)]
+        f.heads([made[letter] for letter in shared], [made[letter] for letter in made if letter not in shared])
     return [tuple(made[letter] for letter in out)]
 
 

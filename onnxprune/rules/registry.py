@@ -50,6 +50,8 @@ class Refuse(Exception):
 class Flow(Facts):
     """Facts plus the node that is being read."""
 
+    attention: str = "heads"
+    """What is cut in attention: whole `heads`, `dims` within all heads alike, or nothing (`off`)."""
     current: onnx.NodeProto = field(default_factory=onnx.NodeProto)
     opset: int = 0
     contents: dict[str, Content] = field(default_factory=dict)
@@ -100,6 +102,17 @@ class Flow(Facts):
         """Say what a weight's axis is for; activations have no role."""
         if value is not None and value.weight and -value.rank <= axis < value.rank:
             self.role(value.axes[axis], role)
+
+    def heads(self, batch: Sequence[Axis], within: Sequence[Axis]) -> None:
+        """Two activations are multiplied matrix by matrix: attention, and what counts the matrices are its heads."""
+        if all(axis.fixed for axis in batch):
+            return
+        for axis in batch if self.attention == "heads" else within:
+            self.prefer(axis)
+        if self.attention != "dims":
+            self.freeze_all(within, "head-dims", "is a dimension within attention heads (cut with --attention dims)")
+        if self.attention == "off":
+            self.freeze_all(batch, "attention-off", "counts attention heads, which were asked to stay")
 
     def contract(self, a: Axis, b: Axis) -> None:
         """Two axes are multiplied and summed over: exact if one of them holds zeros where it is cut."""

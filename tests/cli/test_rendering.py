@@ -38,13 +38,20 @@ def eighty(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_names_are_shortened_in_the_middle(name: str, width: int, expected: str) -> None:
-    assert shorten(name, width) == expected
+    assert shorten([name], width) == [expected]
 
 
 def test_a_shortened_name_always_fits() -> None:
     for name in ("/a/a.b/c", "x" * 50, "/long/" * 9 + "Conv", "a/b", "/" * 30):
         for width in range(1, 60):
-            assert len(shorten(name, width)) <= width
+            assert all(len(short) <= width for short in shorten([name, "y" + name, "short"], width))
+
+
+def test_shortened_names_stay_apart() -> None:
+    names = [f"/encoder/layers/encoder_layer_{i}/self_attention/MatMul" for i in range(12)] + ["short"]
+    for width in (30, 36, 60):
+        assert len(set(shorten(names, width))) == 13
+    assert shorten(names, 36)[-1] == "short"
 
 
 def test_printable() -> None:
