@@ -156,7 +156,11 @@ def _failure(done: child.Child) -> str:
         return done.failure
     lines = [line for line in done.stderr.splitlines() if line and not line.startswith((" ", "\t"))]
     raised = [line for line in lines if line.split(":")[0].replace(".", "").replace("_", "").isalnum() and ":" in line]
-    return (raised[-1] if raised else done.failure)[:400]
+    # torch's exporter wraps the error that stopped it into pages of advice
+    wrapped = raised and raised[-1].startswith("torch.onnx._internal")
+    causes = [line for line in raised if "Error:" in line and not line.startswith("torch.onnx._internal")]
+    said = causes[0] if wrapped and causes else raised[-1] if raised else done.failure
+    return said.replace("\x1b[96m", "").replace("\x1b[0m", "")[:400]
 
 
 def read(path: Path) -> dict[tuple[str, str, str], Result]:

@@ -14,13 +14,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from onnxprune.cli import analyze, apply, bench, prune, verify
+from onnxprune.cli import analyze, apply, bench, ops, prune, verify
 from onnxprune.cli.arguments import RATIO, Parser, unknown
 from onnxprune.cli.labels import printable
 from onnxprune.errors import UserError
 from onnxprune.version import __version__
 
-COMMANDS = (analyze, prune, apply, verify, bench)
+COMMANDS = (analyze, ops, prune, apply, verify, bench)
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         top = parser()
         args, rest = top.parse_known_args(argv)
         if args.command is None:
-            raise UserError("name a command: analyze, prune, apply, verify or bench (see 'onnxprune --help')")
+            raise UserError("name a command: analyze, ops, prune, apply, verify or bench (see 'onnxprune --help')")
         if rest:
             raise UserError(unknown(top, args.command, rest[0]))
         code: int = args.run(args)

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxprune import template
 from onnxprune.cli import inventory, overview, source, why
-from onnxprune.cli.arguments import Commands, add_dims, add_inexact, add_model, command, finished
+from onnxprune.cli.arguments import Commands, add_analysis, add_dims, add_model, command, finished
 from onnxprune.cli.dot import dot
 from onnxprune.cli.files import distinct, write
 from onnxprune.cli.progress import Activity, Narrator
@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--dot", metavar="FILE", help="write the slot graph for Graphviz")
     parser.add_argument("--template", metavar="FILE", help="write a TOML file with every option and every group")
-    add_inexact(parser)
+    add_analysis(parser)
     add_dims(parser)
     finished(parser, run)
 
@@ -61,7 +61,7 @@ def run(args: Namespace) -> int:
     with Activity(talk) as activity:
         activity.step("reading")
         given = source.opened(path, args.dim)
-        passes: list[Pass] = [Normalize(), Analyze(allow_inexact=args.allow_inexact)]
+        passes: list[Pass] = [Normalize(), Analyze(args.allow_inexact, args.attention)]
         state = PassManager(passes, [Narrator(activity, talk)]).run(given.model)
         model, coupling = state.model, state.coupling
         assert coupling is not None

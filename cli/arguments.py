@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from onnxprune.analyze import ATTENTION
 from onnxprune.errors import UserError
 from onnxprune.names import suggest
 from onnxprune.verify import MODES
@@ -91,12 +92,18 @@ def add_dims(parser: Parser) -> None:
     )
 
 
-def add_inexact(parser: Parser) -> None:
-    """Whether more is offered than can be proved."""
+def add_analysis(parser: Parser) -> None:
+    """What analysis may offer."""
     parser.add_argument(
         "--allow-inexact",
         action="store_true",
         help="also cut where the kept channels then compute something else (layer norm, softmax, mean)",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=ATTENTION,
+        default="heads",
+        help="what is cut in attention: whole heads (default), dims within all heads alike, or nothing (off)",
     )
 
 

@@ -34,8 +34,10 @@ def _speed(found: Outcome) -> list[list[str]]:
     if found.bench is None or found.pruned is None:
         return []
     a, b = found.bench.rows[0], found.pruned
+    sizes = ", ".join(f"{name}={n}" for name, n in found.bench.dims.items() if n > 1)
+    label = f"latency ({sizes})" if 0 < len(sizes) < 20 else "latency"
     return [
-        ["latency", milliseconds(a.median_ms), milliseconds(b.median_ms), change(a.median_ms, b.median_ms)],
+        [label, milliseconds(a.median_ms), milliseconds(b.median_ms), change(a.median_ms, b.median_ms)],
         ["speed-up", "", f"{b.speedup:.2f}x", f"{b.speedup_p10:.2f}x to {b.speedup_p90:.2f}x"],
     ]
 

@@ -7,9 +7,9 @@ from argparse import Namespace
 from onnxprune.cli import before_after, outcome, settings
 from onnxprune.cli.arguments import (
     Commands,
+    add_analysis,
     add_checks,
     add_dims,
-    add_inexact,
     add_model,
     add_output,
     add_threads,
@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
     add_model(parser)
     add_output(parser)
     settings.add(parser)
-    add_inexact(parser)
+    add_analysis(parser)
     parser.add_argument("--plan", metavar="FILE", help="also write what was cut, for `onnxprune apply` and `verify`")
     add_checks(parser)
     add_dims(parser)
@@ -57,6 +57,6 @@ def run(args: Namespace) -> int:
     todo = job(args, plan=args.plan)
     if todo.embedded:
         talk.note("no model named: pruning the digits network that is shipped")
-    found = produce(todo, [Analyze(allow_inexact=args.allow_inexact), chosen.score, chosen.select], args, talk)
+    found = produce(todo, [Analyze(args.allow_inexact, args.attention), chosen.score, chosen.select], args, talk)
     talk.result({"command": "prune", **outcome.document(found)}, before_after.parts(found, verbose=talk.verbose))
     return 0

@@ -110,12 +110,13 @@ def reach(model: Model, coupling: Coupling, cost: Cost) -> Reach:
         for group_name, share in _shares(slots, [(name, weight.shape)]).items():
             held_params[group_name] += share * math.prod(weight.shape)
     held_macs = dict.fromkeys(held_params, 0.0)
+    cuttable = {group.name: group.size > 1 for group in coupling.groups}  # a single unit always stays
     reached = 0
     origins = _origins(model)
     for node in model.graph.node:
         count = cost.by_node.get(_name(node), 0)
         shares = _node_shares(node, model, origins, slots) if count else {}
-        reached += count if shares else 0
+        reached += count if any(cuttable[name] for name in shares) else 0
         for group_name, share in shares.items():
             held_macs[group_name] += share * count
     by_group = {name: Held(round(held_params[name]), round(held_macs[name])) for name in held_params}

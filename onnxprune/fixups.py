@@ -111,13 +111,13 @@ def _target(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None])
 
 @fixup("Expand")
 def expand(s: Surgery, node: onnx.NodeProto) -> None:
-    """A 1 in the target leaves the axis as it is."""
+    """A 1 in the target leaves the axis as it is, unless only the cut has made it 1."""
     old, found = s.sizes(1, old=True), s.sizes(1)
     if found is None:
         return
     rank = max(len(found), len(s.before(node.output[0]) or ()))
     tail = s.goal(node.output[0], [None] * (rank - len(found)) + (old or []), rank)[rank - len(found) :]
-    s.settle(1, [None if (found and found[i] == 1) or not isinstance(n, int) else n for i, n in enumerate(tail)])
+    s.settle(1, [None if (old and old[i] == 1) or not isinstance(n, int) else n for i, n in enumerate(tail)])
 
 
 @fixup("ConstantOfShape")

@@ -367,7 +367,7 @@ def shuffle(g: Grower) -> str:
 @way
 def insert(g: Grower) -> str:
     x = g.any(1, 2, 3, 4)
-    return g.net.unsqueeze(x, g.draw.integer(-1, len(g.dims(x))))
+    return g.net.unsqueeze(x, g.draw.integer(-1 if g.net.opset >= 11 else 0, len(g.dims(x))))
 
 
 @way
@@ -586,7 +586,7 @@ def grow(draw: Draw, *, steps: int, opset: int = 17, dynamic: bool = False) -> o
 def _finish(g: Grower) -> None:
     used = {name for node in g.net.nodes for name in node.input}
     leaves = [x for x in g.pool if x not in used]
-    for leaf in leaves[-3:]:
+    for leaf in leaves:
         dims: Any = g.dims(leaf)
         if not dims or (not isinstance(dims[-1], int) and len(dims) != 4):
             g.net.output(g.net.op("Identity", leaf))

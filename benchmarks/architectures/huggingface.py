@@ -100,8 +100,8 @@ class Small:
     """Further arguments of the call."""
     inner: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     """Configurations inside this one: option -> (class, options)."""
-    attention: bool = True
-    """False: the model has only one form of attention, and does not take the option."""
+    eager: bool = False
+    """Both exporters get the form that is written out: torch's operator with a bias does not export."""
 
 
 _BERT: dict[str, Any] = {
@@ -279,7 +279,6 @@ SMALL: dict[str, Small] = {
         "MambaForCausalLM",
         "MambaConfig",
         {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4},
-        attention=False,
         **_DECODER,
     ),
     "t5_encoder": Small("T5EncoderModel", "T5Config", _T5),
@@ -326,11 +325,12 @@ SMALL: dict[str, Small] = {
         _VIT | {"use_relative_position_bias": True},
         _small_image,
         _LOGITS,
+        eager=True,
     ),
     "dinov2": Small("Dinov2Model", "Dinov2Config", _VIT, _small_image, ("last_hidden_state",)),
-    "hf_swin": Small("SwinForImageClassification", "SwinConfig", _WINDOWS, _small_image, _LOGITS, attention=False),
+    "hf_swin": Small("SwinForImageClassification", "SwinConfig", _WINDOWS, _small_image, _LOGITS, eager=True),
     "hf_swinv2": Small(
-        "Swinv2ForImageClassification", "Swinv2Config", _WINDOWS, _small_image, _LOGITS, attention=False
+        "Swinv2ForImageClassification", "Swinv2Config", _WINDOWS, _small_image, _LOGITS, eager=True
     ),
     "swin2sr": Small(
         "Swin2SRForImageSuperResolution",
@@ -346,7 +346,7 @@ SMALL: dict[str, Small] = {
         },
         partial(image, 16),
         ("reconstruction",),
-        attention=False,
+        eager=True,
     ),
     "hf_convnext": Small(
         "ConvNextForImageClassification",
@@ -354,7 +354,6 @@ SMALL: dict[str, Small] = {
         {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1]},
         partial(image, 64, free=True),
         _LOGITS,
-        attention=False,
     ),
     "segformer": Small(
         "SegformerForSemanticSegmentation",
@@ -368,7 +367,6 @@ SMALL: dict[str, Small] = {
         },
         _small_image,
         _LOGITS,
-        attention=False,
     ),
     "detr": Small(
         "DetrForObjectDetection",
@@ -476,7 +474,7 @@ SMALL: dict[str, Small] = {
                 },
             )
         },
-        attention=False,
+        eager=True,
     ),
     "mobilevit": Small(
         "MobileViTForImageClassification",
@@ -489,7 +487,6 @@ SMALL: dict[str, Small] = {
         },
         _small_image,
         _LOGITS,
-        attention=False,
     ),
 }
 
@@ -502,7 +499,7 @@ def _build(small: Small, exporter: str) -> Case:
 
     inner = {key: getattr(transformers, name)(**options) for key, (name, options) in small.inner.items()}
     config = getattr(transformers, small.config)(**small.options, **inner)
-    if small.attention and exporter == "legacy":
+    if small.eager or exporter == "legacy":
         config._attn_implementation = "eager"
     network = getattr(transformers, small.model)(config)
     inputs, dynamic = small.inputs()

@@ -134,7 +134,7 @@ def test_unknown_words_list_near_ones(run: Run, model: Path) -> None:
     refused(run("prune", model, "--rati=0.5"), "did you mean '--ratio'")
     refused(run("prun", model), "'prun'", "prune")
     refused(run("analyze", model, "extra"), "'extra'")
-    refused(run(), "analyze, prune, apply, verify or bench")
+    refused(run(), "analyze, ops, prune, apply, verify or bench")
 
 
 @pytest.mark.parametrize(
