@@ -22,7 +22,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +58,14 @@ class Step:
 
 def export_one(step: Step, out: Path) -> Result:
     """Build and write the file."""
-    from dataclasses import asdict
-
     import torch
-
-    from architectures.exporting import export
+    from architectures.exporting import export as write
 
     torch.set_num_threads(1)
     path = step.path(out)
     partial = path.with_name(f".{path.name}")
     try:
-        found = export(architectures()[step.name], step.exporter, partial)
+        found = write(architectures()[step.name], step.exporter, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -118,13 +115,17 @@ def _reached(model: Any, coupling: Any, cost: Any) -> Result:
     from onnxprune.cost import reach
 
     ops = {node.name: node.op_type for node in model.graph.node}
-    reasons: Counter[str] = Counter()
+    by_node: dict[tuple[str, str], float] = {}
     sentences: dict[str, str] = {}
     for item in coupling.frozen:
         size = model.weights[item.tensor].shape[item.axis]
         code = f"{item.reason.code} at {ops[item.reason.node]}" if item.reason.node in ops else item.reason.code
-        reasons[code] += cost.by_node.get(item.node, 0) * item.size / size
+        share = cost.by_node.get(item.node, 0) * item.size / size  # a node may have several weights (LSTM)
+        by_node[code, item.node] = max(share, by_node.get((code, item.node), 0))
         sentences.setdefault(code, f"{item.reason} [{item.tensor}:{item.axis}]")
+    reasons: Counter[str] = Counter()
+    for (code, _), share in by_node.items():
+        reasons[code] += share  # type: ignore[assignment]  # Counter is typed for integers only
     total = max(cost.macs, 1)
     return {
         "macs": cost.macs,
@@ -180,6 +181,8 @@ def steps(options: argparse.Namespace, done: dict[tuple[str, str, str], Result])
     for name, architecture in known.items():
         if not any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(architecture.family, p) for p in patterns):
             continue
+        if architecture.extra and not options.all:
+            continue
         for exporter in architecture.exporters:
             if options.exporter in (None, exporter):
                 for stage in stages:
@@ -226,6 +229,7 @@ def main() -> int:
     only.add_argument("--export-only", action="store_true")
     only.add_argument("--prune-only", action="store_true")
     parser.add_argument("--inexact", action="store_true", help="allow cuts that change what the kept channels compute")
+    parser.add_argument("--all", action="store_true", help="also those that add little")
     parser.add_argument("--again", action="store_true", help="repeat steps that failed")
     parser.add_argument("--fresh", action="store_true", help="repeat all steps")
     parser.add_argument("--jobs", type=int, default=1)
@@ -235,7 +239,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.one:
         step = Step(options.one, options.only, options.exporter)
-        found = export_one(step, options.out) if step.stage == "export" else prune_one(step, options.out, options.inexact)
+        export = step.stage == "export"
+        found = export_one(step, options.out) if export else prune_one(step, options.out, options.inexact)
         print(LINE + json.dumps(found), flush=True)
         return 0
     (options.out / "models").mkdir(parents=True, exist_ok=True)

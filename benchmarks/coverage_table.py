@@ -11,8 +11,7 @@ from typing import Any
 Result = Mapping[str, Any]
 Key = tuple[str, str, str]
 
-HEAD = """| architecture | exporter | nodes | free dimensions | MACs reached | MACs kept | oracle error | s | frozen, by MACs |
-|---|---|--:|---|--:|--:|--:|--:|---|"""
+COLUMNS = "architecture,exporter,nodes,free dimensions,MACs reached,MACs kept,oracle error,seconds,frozen by MACs"
 
 
 def table(results: Mapping[Key, Result], known: Mapping[str, Any]) -> str:
@@ -24,7 +23,8 @@ def table(results: Mapping[Key, Result], known: Mapping[str, Any]) -> str:
             if exported or pruned:
                 rows.setdefault(architecture.family, []).append(_row(name, exporter, exported or {}, pruned or {}))
     parts = [_counts(results, known)]
-    parts += [f"## {family}\n\n{HEAD}\n" + "\n".join(lines) for family, lines in rows.items()]
+    head = f"{_cells(*COLUMNS.split(','))}\n|---|---|--:|---|--:|--:|--:|--:|---|\n"
+    parts += [f"## {family}\n\n{head}" + "\n".join(lines) for family, lines in rows.items()]
     return "\n\n".join(parts) + "\n"
 
 

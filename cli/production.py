@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxprune import plan_json
@@ -20,7 +20,7 @@ from onnxprune.cli.source import Source, default_path, opened
 from onnxprune.cli.talk import Talk
 from onnxprune.cost import cost
 from onnxprune.coupling import Reason
-from onnxprune.passes import Apply, Bench, Normalize, Save, Verify
+from onnxprune.passes import Apply, Bench, Normalize, Save, Select, Verify
 from onnxprune.pipeline import Observer, Pass, PassManager, State, Timings
 from onnxprune.store import check_writable
 
@@ -98,7 +98,8 @@ def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk) -> Ou
 
 
 def _passes(job: Job, makers: Sequence[Pass], args: Namespace, source: Source) -> list[Pass]:
-    passes: list[Pass] = [Normalize(), *makers, Apply()]
+    bound = [replace(step, dims=source.dims) if isinstance(step, Select) else step for step in makers]
+    passes: list[Pass] = [Normalize(), *bound, Apply()]
     passes.append(Verify(mode=args.verify, dims=source.dims, threads=args.threads))
     if args.verify == "numeric" and not args.no_bench:
         # one digit takes microseconds, which is all noise

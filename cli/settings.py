@@ -6,7 +6,7 @@ The names are the fields of the passes `Score` and `Select`, in all three places
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from onnxprune import template
@@ -15,6 +15,7 @@ from onnxprune.criteria import CRITERIA, find
 from onnxprune.passes import Score, Select
 from onnxprune.scores import NORMALIZERS, REDUCERS
 from onnxprune.select import SCOPES, check_options
+from onnxprune.targets import parse
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,21 @@ def add(parser: Parser) -> None:
         "--ratio", metavar="R", type=float, help="fraction of each group's prunable units to remove (default: 0.3)"
     )
     group.add_argument(
+        "--target",
+        metavar="T",
+        action="append",
+        dest="targets",
+        help="what has to hold in the end: macs=0.5, params=0.6, bytes=4MB, peak-memory=0.7, latency=0.5, "
+        "latency=12ms; a fraction of the original or an amount (repeatable; all hold at once)",
+    )
+    group.add_argument(
         "--criterion", metavar="C", help=f"what makes a channel matter: {', '.join(sorted(CRITERIA))} (default: l1)"
     )
     group.add_argument(
-        "--scope", choices=SCOPES, help="local: every group by the ratio (default); global: one ranking over all groups"
+        "--scope",
+        choices=SCOPES,
+        help="local: every group by the ratio (default); global: one ranking over all groups; isomorphic: one for each "
+        "set of groups that are built alike",
     )
     group.add_argument(
         "--round-to",
@@ -74,6 +86,9 @@ def decided(args: Namespace) -> Settings:
     file = template.read(args.config) if args.config else template.Template()
     score = Score(**_given(Score, args, file))
     select = Select(**_given(Select, args, file), ratios=file.ratios)
+    if select.targets and args.ratio is not None:
+        select = replace(select, targets=(*select.targets, f"ratio={args.ratio}"))
+    parse(select.targets)
     find(score.criterion)
     check_options(select.ratio, select.scope, select.round_to, select.min_keep)
     return Settings(score, select)
@@ -81,9 +96,9 @@ def decided(args: Namespace) -> Settings:
 
 def _given(step: type[Any], args: Namespace, file: template.Template) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in (item.name for item in fields(step) if item.name != "ratios"):
+    for name in (item.name for item in fields(step) if item.name not in ("ratios", "dims")):
         value = getattr(args, name)
-        value = getattr(file, name) if value is None else value
+        value = getattr(file, name, None) if value is None else value
         if value is not None:
             found[name] = tuple(value) if isinstance(value, list) else value
     return found

@@ -73,18 +73,13 @@ class Reach:
 
 def params(model: Model) -> int:
     """Elements of the main graph's float weights, quantised ones included."""
-    stored = sum(math.prod(weight.shape) for weight in _stored(model) if _is_param(weight.dtype, weight.shape))
+    stored = sum(math.prod(weight.shape) for weight in _stored(model) if is_param(weight.dtype, weight.shape))
     return stored + sum(_constant_floats(node) for node in model.graph.node if node.op_type == "Constant")
 
 
 def cost(model: Model, dims: Dims | None = None) -> Cost:
     """Count one run. Free dimensions that `dims` does not bind get their most likely size."""
-    try:
-        inputs = inputs_of(model, dims)
-    except UserError:  # a sequence cannot be fed, but what does not hang on it can be counted
-        inputs = ()
-    binding = candidates(inputs, dims)[0]
-    shapes = _shapes(bound(model, binding, inputs), binding)
+    shapes, binding = concrete(model, dims)
     by_node: dict[str, int] = {}
     unknown = []
     for node in model.graph.node:
@@ -97,6 +92,16 @@ def cost(model: Model, dims: Dims | None = None) -> Cost:
     return Cost(params(model), nbytes, sum(by_node.values()), by_node, tuple(unknown), binding)
 
 
+def concrete(model: Model, dims: Dims | None = None) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """The shapes of one run, all numbers, and how the free dimensions were bound for them."""
+    try:
+        inputs = inputs_of(model, dims)
+    except UserError:  # a sequence cannot be fed, but what does not hang on it can be counted
+        inputs = ()
+    binding = candidates(inputs, dims)[0]
+    return _shapes(bound(model, binding, inputs), binding), binding
+
+
 def reach(model: Model, coupling: Coupling, cost: Cost) -> Reach:
     """Split a model's cost by the groups of its coupling."""
     slots: dict[str, dict[str, list[Slot]]] = defaultdict(lambda: defaultdict(list))
@@ -105,7 +110,7 @@ def reach(model: Model, coupling: Coupling, cost: Cost) -> Reach:
             slots[slot.tensor][group.name].append(slot)
     held_params = dict.fromkeys((group.name for group in coupling.groups), 0.0)
     for name, weight in model.weights.items():
-        if not _is_param(weight.dtype, weight.shape):
+        if not is_param(weight.dtype, weight.shape):
             continue
         for group_name, share in _shares(slots, [(name, weight.shape)]).items():
             held_params[group_name] += share * math.prod(weight.shape)
@@ -134,7 +139,8 @@ def _name(node: onnx.NodeProto) -> str:
     return node.name or next(filter(None, node.output), node.op_type)
 
 
-def _is_param(dtype: int, shape: Sequence[int]) -> bool:
+def is_param(dtype: int, shape: Sequence[int]) -> bool:
+    """Floats are, and narrow integers of rank 2 and more: quantised weights."""
     return dtype in _FLOATS or (dtype in _NARROW and len(shape) > 1)
 
 
@@ -150,7 +156,7 @@ def _stored(model: Model) -> list[Tensor]:
 def _constant_floats(node: onnx.NodeProto) -> int:
     """Elements of a weight that the exporter left in a Constant node."""
     for item in node.attribute:
-        if item.name == "value" and _is_param(item.t.data_type, item.t.dims):
+        if item.name == "value" and is_param(item.t.data_type, item.t.dims):
             return math.prod(item.t.dims)
         if item.name in ("value_float", "value_floats"):
             return len(item.floats) or 1

@@ -75,6 +75,8 @@ class Facts:
     inexacts: list[tuple[Indices, str, str, int]] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     preferred: list[Indices] = field(default_factory=list)
+    copies: list[Indices] = field(default_factory=list)
+    """Positions that only repeat another one; of two factors the other is cut."""
     roles: list[tuple[Indices, str, int]] = field(default_factory=list)
     _names: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -89,6 +91,13 @@ class Facts:
     def open(self) -> Axis:
         """An axis of unknown length."""
         return fixed(f"?{next(self._names)}")
+
+    def copied(self, size: int) -> Axis:
+        """An axis along which one position is repeated."""
+        axis = self.fresh(size, zero=False)
+        if not axis.fixed:
+            self.copies.append(axis.ids)
+        return axis
 
     def tie(self, *axes: Axis, zero: bool | None = None) -> Axis:
         """All of equal length, position by position. The result holds zeros where every one of them does."""

@@ -86,7 +86,7 @@ def reshape(s: Surgery, node: onnx.NodeProto) -> None:
 
 
 def _unfolded(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None]) -> list[int]:
-    """Entries computed from an axis like batch * heads that has shrunk: its length divided by the old count of heads."""
+    """Entries computed from an axis like batch * heads that has shrunk: its length by the old count of heads."""
     source = s.before(node.input[0]) or ()
     shrunk = [source[i] for i in range(len(source)) if (node.input[0], i) in s.periods]
     if not shrunk:
@@ -169,7 +169,11 @@ def split(s: Surgery, node: onnx.NodeProto) -> None:
     axis = attribute(node, "axis", 0) % rank if rank else 0
     if not s.lost(node.input[0], axis).size:
         return
-    sizes = [s.length(name, axis) for name in node.output]
+    old = attribute(node, "split") or s.sizes(1, old=True) or [None] * len(node.output)
+    sizes = [
+        size - s.lost(name, axis).size if isinstance(size, int) else s.length(name, axis)
+        for name, size in zip(node.output, old, strict=True)
+    ]
     if s.opset < 13:
         set_attribute(node, "split", sizes)
         return

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnxprune.attributes import attribute
 from onnxprune.model import Model
@@ -32,6 +33,10 @@ ZERO_POINTS: Mapping[str, Mapping[int, tuple[int, int]]] = {
 """Operator -> input that may be a quantised weight -> (input with its zero point, axis of a zero point per channel)."""
 
 
+BYTES = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+"""Never indices, so what they hold is computed with, whatever the role."""
+
+
 def mask(model: Model, plan: Plan) -> Model:
     """The original with the cut slices of every weight set to zero."""
     weights = dict(model.weights)
@@ -44,7 +49,7 @@ def mask(model: Model, plan: Plan) -> Model:
                 continue
             if tensor.dtype in FLOATS:
                 weights[slot.tensor] = tensor.zero(slot.axis, index)
-            elif slot.role:
+            elif slot.role or tensor.dtype in BYTES:
                 zeros = zero_points(model) if zeros is None else zeros
                 weights[slot.tensor] = _filled(tensor, slot.axis, index, zeros.get(slot.tensor))
     return model.replace(weights=weights)

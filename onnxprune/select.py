@@ -8,7 +8,9 @@ For a group of `size` units and a ratio r:
               a group narrower than its block stays whole, and so does one of which nothing was wanted
 
 `scope="global"` ranks the units of all groups together, leaving out those that a floor keeps, and cuts as many of the
-lowest as make r of all units; the block then rounds each group's share. Ties go in the order of groups, then of units.
+lowest as make r of all units; the block then rounds each group's share. Ties go by the order of groups, then units.
+`scope="isomorphic"` does so within each set of groups whose weights play the same parts (after isomorphic pruning, Fang
+et al. 2024).
 
 Which groups: include and include_ops narrow, exclude and exclude_ops take away, `ratios` gives groups a ratio of their
 own (0 leaves one whole; an exact name beats a pattern, a later pattern an earlier one), outside the global ranking.
@@ -18,6 +20,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +33,27 @@ from onnxprune.plan import Cut, GroupSummary, Plan, SlotRef
 from onnxprune.scores import Scores
 from onnxprune.version import __version__
 
-SCOPES = ("local", "global")
+SCOPES = ("local", "global", "isomorphic")
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """The groups that compete, and what may become of them."""
+
+    groups: tuple[Group, ...]
+    own: Mapping[str, float]
+    """Groups with a ratio of their own; they stay out of every ranking."""
+    blocks: Mapping[str, int]
+    """Units that go together, so that widths stay multiples."""
+    floors: Mapping[str, int]
+    """The least number of units that stays."""
+
+    def counts(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        """How many units of each group go: what is wanted, in whole blocks and above the floor."""
+        return {
+            group.name: aligned(group.size, wanted[group.name], self.floors[group.name], self.blocks[group.name])
+            for group in self.groups
+        }
 
 
 def select(
@@ -48,40 +72,18 @@ def select(
 ) -> Plan:
     """Decide which units go."""
     check_options(ratio, scope, round_to, min_keep)
-    open_groups = [group for group in coupling.groups if group.size > 1]
-    if not open_groups:
-        raise UserError(f"nothing in this model is prunable{_top_reasons(coupling.frozen)}")
-    own = ratios_by_group(coupling.groups, ratios or {})
-    chosen = choose(coupling.groups, include, exclude, include_ops, exclude_ops)
-    groups = [group for group in open_groups if group.name in chosen and group.name in scores.by_group]
-    for name in ratios or {}:
-        if name in scores.skipped and own[name] > 0:
-            raise UserError(f"group {name!r} cannot have a ratio: {scores.skipped[name].sentence}")
-    if not groups:
-        skipped = [scores.skipped[name].sentence for name in scores.skipped if name in chosen]
-        why = skipped[0] if skipped else "include and exclude leave none of the prunable groups"
-        raise UserError(f"nothing is left to prune: {why}")
-
-    blocks = {group.name: block_of(group, round_to) for group in groups}
-    floors = {group.name: least_kept(group.size, min_keep, blocks[group.name]) for group in groups}
-    wanted = {group.name: _share(own.get(group.name, ratio), group.size) for group in groups}
-    if scope == "global":
-        wanted |= _global(tuple(group for group in groups if group.name not in own), scores, ratio, floors)
-    counts = {
-        group.name: aligned(group.size, wanted[group.name], floors[group.name], blocks[group.name]) for group in groups
-    }
+    found = field_of(coupling, scores, round_to, min_keep, include, exclude, include_ops, exclude_ops, ratios)
+    wanted = {group.name: _share(found.own.get(group.name, ratio), group.size) for group in found.groups}
+    for members in competitors(found, scope) if scope != "local" else ():
+        wanted |= _global(members, scores, ratio, found.floors)
+    counts = found.counts(wanted)
     if not any(counts.values()):
-        widest = max(group.size for group in groups)
+        widest = max(group.size for group in found.groups)
         raise UserError(
             f"nothing would be cut: ratio {ratio}, min_keep {min_keep} and round_to {round_to} leave every group whole "
             f"(the widest has {widest} units); ask for a higher ratio or a smaller round_to"
         )
     meta = {
-        "tool": f"onnxprune {__version__}",
-        "criterion": scores.criterion,
-        "seed": scores.seed,
-        "reduce": scores.reduce,
-        "normalize": scores.normalize,
         "ratio": ratio,
         "ratio_means": "fraction of prunable units removed",
         "scope": scope,
@@ -93,11 +95,66 @@ def select(
         "exclude_ops": list(exclude_ops),
         "ratios": dict(ratios or {}),
     }
-    found: list[Cut] = []
-    for group in groups:
+    return plan_of(found, scores, counts, meta)
+
+
+def field_of(
+    coupling: Coupling,
+    scores: Scores,
+    round_to: int,
+    min_keep: float,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    include_ops: Sequence[str] = (),
+    exclude_ops: Sequence[str] = (),
+    ratios: Mapping[str, float] | None = None,
+) -> Field:
+    """The groups that are left after all filters."""
+    open_groups = [group for group in coupling.groups if group.size > 1]
+    if not open_groups:
+        raise UserError(f"nothing in this model is prunable{_top_reasons(coupling.frozen)}")
+    own = ratios_by_group(coupling.groups, ratios or {})
+    chosen = choose(coupling.groups, include, exclude, include_ops, exclude_ops)
+    groups = tuple(group for group in open_groups if group.name in chosen and group.name in scores.by_group)
+    for name in ratios or {}:
+        if name in scores.skipped and own[name] > 0:
+            raise UserError(f"group {name!r} cannot have a ratio: {scores.skipped[name].sentence}")
+    if not groups:
+        skipped = [scores.skipped[name].sentence for name in scores.skipped if name in chosen]
+        why = skipped[0] if skipped else "include and exclude leave none of the prunable groups"
+        raise UserError(f"nothing is left to prune: {why}")
+    blocks = {group.name: block_of(group, round_to) for group in groups}
+    floors = {group.name: least_kept(group.size, min_keep, blocks[group.name]) for group in groups}
+    return Field(groups, own, blocks, floors)
+
+
+def competitors(found: Field, scope: str) -> list[tuple[Group, ...]]:
+    """Groups that share one ranking: all of them, or (`isomorphic`) those whose weights play the same parts."""
+    pool = [group for group in found.groups if group.name not in found.own]
+    if scope == "global":
+        return [tuple(pool)]
+    alike: dict[tuple[tuple[str, str], ...], list[Group]] = {}
+    for group in pool:
+        parts = sorted((slot.op, slot.role) for slot in group.weights)
+        alike.setdefault(tuple(parts), []).append(group)
+    return [tuple(members) for members in alike.values()]
+
+
+def plan_of(found: Field, scores: Scores, counts: Mapping[str, int], options: Mapping[str, Any]) -> Plan:
+    """The plan that removes so many of each group's lowest units; `options` are noted in it."""
+    meta = {
+        "tool": f"onnxprune {__version__}",
+        "criterion": scores.criterion,
+        "seed": scores.seed,
+        "reduce": scores.reduce,
+        "normalize": scores.normalize,
+        **options,
+    }
+    made: list[Cut] = []
+    for group in found.groups:
         ranking = np.argsort(scores.by_group[group.name], kind="stable")
-        found += cuts(group, ranking[: counts[group.name]])
-    return Plan(tuple(found), tuple(_summary(group, counts[group.name]) for group in groups), meta)
+        made += cuts(group, ranking[: counts[group.name]])
+    return Plan(tuple(made), tuple(_summary(group, counts[group.name]) for group in found.groups), meta)
 
 
 def cuts(group: Group, units: Indices) -> list[Cut]:
@@ -165,7 +222,7 @@ def check_options(ratio: float, scope: str, round_to: int, min_keep: float) -> N
     if not (is_number(ratio) and 0 < ratio < 1):
         raise UserError(f"ratio must lie between 0 and 1, both excluded, not {ratio!r}: it is the fraction removed")
     if scope not in SCOPES:
-        raise UserError(f"scope must be {' or '.join(SCOPES)}, not {scope!r}")
+        raise UserError(f"scope must be one of {', '.join(SCOPES)}, not {scope!r}")
     if not (is_whole(round_to) and round_to >= 1):
         raise UserError(f"round_to must be a whole number, 1 or more, not {round_to!r}")
     if not (is_number(min_keep) and 0 <= min_keep < 1):

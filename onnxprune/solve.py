@@ -9,12 +9,14 @@ columns, and the other factor is frozen:
     row 1     e f g h            cut along rows: {a b c d}, {e f g h}     along columns: {a e}, {b f}, {c g}, {d h}
 
 Which one is decided for all products that share a factor together: a factor that a rule prefers comes first (attention
-heads), then the one that leaves more units; a factor that is frozen anyway never.
+heads), then one that is not a mere repetition, then the one that leaves more units; a factor that is frozen anyway
+never.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,12 +90,10 @@ def _choose(
     """Decide the products that can be decided now; return the new ties and what still waits."""
     free = frozen < 0
     free[0] = False
-    liked = np.zeros(label.size, bool)
-    for ids in facts.preferred:
-        liked[label[ids]] = True
-    ranked = [[_rank(p, i, label, free, liked) for i in range(len(p.factors))] for p in waiting]
+    liked, copied = _marked(label, facts.preferred), _marked(label, facts.copies)
+    ranked = [[_rank(p, i, label, free, liked, copied) for i in range(len(p.factors))] for p in waiting]
     best = max(max(ranks) for ranks in ranked)
-    forced = [sum(units > 0 for _, units in ranks) <= 1 for ranks in ranked]
+    forced = [sum(rank.units > 0 for rank in ranks) <= 1 for ranks in ranked]
     now = forced if any(forced) else [max(ranks) == best for ranks in ranked]
     ties: list[tuple[Indices, Indices]] = []
     later: list[Product] = []
@@ -105,7 +105,7 @@ def _choose(
             later.append(product)
             continue
         at = max(range(len(ranks)), key=lambda i: (keys[i] in live, ranks[i], -i))
-        alive = ranks[at][1] > 0
+        alive = ranks[at].units > 0
         facts.node = product.node
         for i, ids in enumerate(product.factors):
             if i == at and alive:
@@ -127,16 +127,33 @@ def _choose(
 _OTHER_FACTOR = "is one factor of a reshaped axis whose cut runs along the other factor, or along none"
 
 
-def _rank(product: Product, at: int, label: Indices, free: np.ndarray, liked: np.ndarray) -> tuple[bool, int]:
-    """(a rule prefers it, how many units can go) if the cut runs along factor `at`."""
+class Rank(NamedTuple):
+    """What speaks for a cut along one factor, the weightiest first."""
+
+    liked: bool
+    """A rule prefers it."""
+    own: bool
+    """Its positions are not copies of one: of 8 key-value heads x 4 repeats, heads go."""
+    units: int
+    """How many units can go."""
+
+
+def _marked(label: Indices, stated: list[Indices]) -> np.ndarray:
+    marks = np.zeros(label.size, bool)
+    for ids in stated:
+        marks[label[ids]] = True
+    return marks
+
+
+def _rank(product: Product, at: int, label: Indices, free: np.ndarray, liked: np.ndarray, copied: np.ndarray) -> Rank:
     ids = product.factors[at]
     if ids.size <= 1 or not ids.any():
-        return False, 0
+        return Rank(False, False, 0)
     lines = label[np.moveaxis(product.whole, at, 0).reshape(ids.size, -1)]
     roots = label[ids]
     possible = free[roots] & free[lines].all(axis=1)
     units = int(np.unique(roots[possible]).size)
-    return units > 0 and bool(liked[roots].any()), units
+    return Rank(units > 0 and bool(liked[roots].any()), units > 0 and not copied[roots].any(), units)
 
 
 def _along(whole: Indices, at: int, ids: Indices) -> tuple[Indices, Indices]:

@@ -35,6 +35,7 @@ class Template:
     reduce: str | None = None
     normalize: str | None = None
     ratio: float | None = None
+    targets: tuple[str, ...] | None = None
     scope: str | None = None
     round_to: int | None = None
     min_keep: float | None = None
@@ -59,6 +60,7 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "reduce": ("a string", '"mean"'),
     "normalize": ("a string", '"mean"'),
     "ratio": ("a number", "0.3"),
+    "targets": ("a list of strings", "[]"),
     "scope": ("a string", '"local"'),
     "round_to": ("a whole number", "1"),
     "min_keep": ("a number", "0.1"),
@@ -71,7 +73,8 @@ _KINDS: Mapping[str, tuple[str, str]] = {
 
 _MEANINGS: Mapping[str, str] = {
     "ratio": "fraction of the prunable units of each group to remove",
-    "scope": '"local": each group by the ratio; "global": one ranking over all groups',
+    "targets": 'what has to hold in the end, "macs=0.5" or "latency=12ms"; then ratio is not used',
+    "scope": '"local": each group by the ratio; "global": one ranking over all groups; "isomorphic": one per kind',
     "round_to": "keep a multiple of this many channels",
     "min_keep": "fraction of each group that always stays",
     "include": "patterns on group, node or initializer names; empty: all",

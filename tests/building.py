@@ -39,6 +39,7 @@ class Net:
         self.outputs: list[str] = []
         self.weights: dict[str, TensorProto] = {}
         self.functions: list[onnx.FunctionProto] = []
+        self.made: dict[str, Sequence[Dim]] = {}
         self._count = 0
 
     def fresh(self, stem: str) -> str:
@@ -78,8 +79,12 @@ class Net:
 
     # Nodes
 
-    def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        return self.ops(kind, 1, *inputs, name=name, **attributes)[0]
+    def op(self, kind: str, *inputs: str, name: str = "", made: Sequence[Dim] | None = None, **attributes: Any) -> str:
+        """A node of one output; `made` is its shape where shape inference does not know the operator."""
+        output = self.ops(kind, 1, *inputs, name=name, **attributes)[0]
+        if made is not None:
+            self.made[output] = made
+        return output
 
     def ops(self, kind: str, count: int, *inputs: str, name: str = "", **attributes: Any) -> list[str]:
         """A node of several outputs; `com.microsoft::Gelu` names a domain."""
@@ -191,15 +196,12 @@ class Net:
 
     def shape(self, name: str) -> list[Dim]:
         """As shape inference finds it in what is written so far."""
-        for proto in self.weights.values():
-            if proto.name == name:
-                return list(proto.dims)
+        if name in self.weights:
+            return list(self.weights[name].dims)
         inferred = onnx.shape_inference.infer_shapes(self._proto([]), data_prop=True).graph
         for item in (*inferred.input, *inferred.value_info):
-            if item.name == name:
+            if item.name == name and item.type.tensor_type.HasField("shape"):
                 dims = item.type.tensor_type.shape.dim
-                if not item.type.tensor_type.HasField("shape"):
-                    break
                 return [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims]
         raise LookupError(f"no shape for {name!r}")
 
@@ -216,8 +218,12 @@ class Net:
         return inferred
 
     def _proto(self, outputs: Sequence[str]) -> onnx.ModelProto:
-        ends = [onnx.ValueInfoProto(name=name) for name in outputs]
+        ends = [
+            helper.make_tensor_value_info(x, F, self.made[x]) if x in self.made else onnx.ValueInfoProto(name=x)
+            for x in outputs
+        ]
         graph = helper.make_graph(self.nodes, "net", self.inputs, ends, list(self.weights.values()))
         domains = {node.domain for node in self.nodes if node.domain}
+        graph.value_info.extend(helper.make_tensor_value_info(x, F, dims) for x, dims in self.made.items() if x not in outputs)
         opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(name, 1) for name in sorted(domains))]
         return helper.make_model(graph, opset_imports=opsets, functions=self.functions, ir_version=8)

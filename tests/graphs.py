@@ -377,7 +377,8 @@ def squeeze(g: Grower) -> str:
     dims = g.dims(x)
     if g.chance() and all(isinstance(n, int) for n in dims):
         return g.net.op("Squeeze", x)
-    return g.net.squeeze(x, g.pick(single) - (len(dims) if g.chance() else 0))
+    back = len(dims) if g.net.opset >= 11 and g.chance() else 0
+    return g.net.squeeze(x, g.pick(single) - back)
 
 
 @way
@@ -443,7 +444,8 @@ def reduce(g: Grower) -> str:
     axes = sorted({g.draw.integer(0, rank - 1) for _ in range(g.pick([1, 2]))})
     if len(axes) >= rank:
         raise Unfit
-    return g.net.reduce(kind, x, *(a - rank if g.chance() else a for a in axes), keepdims=g.pick([1, 0]))
+    back = rank if g.net.opset >= 11 and g.chance() else 0
+    return g.net.reduce(kind, x, *(a - back for a in axes), keepdims=g.pick([1, 0]))
 
 
 @way
@@ -561,6 +563,17 @@ def chunks(g: Grower) -> Sequence[str]:
     first = net.op("Slice", x, net.ints(0), half, net.ints(axis))
     second = net.op("Slice", x, half, net.op("Mul", half, net.ints(2)), net.ints(axis))
     return [first, second]
+
+
+@way
+def opaque(g: Grower) -> str:
+    """A Reshape to where it was, by arithmetic that shape inference does not follow."""
+    x, net = g.any(), g.net
+    if g.dynamic:
+        raise Unfit
+    two = net.ints(2)
+    lengths = [net.op("Div", net.op("Mul", net.length(x, i), two), two) for i in range(len(g.dims(x)))]
+    return net.op("Reshape", x, net.concat(*lengths, axis=0), made=g.dims(x))
 
 
 def grow(draw: Draw, *, steps: int, opset: int = 17, dynamic: bool = False) -> onnx.ModelProto:

@@ -30,7 +30,8 @@ TOLERANCE = 1e-5
 MOVED = 1e-4
 RATIO = 0.45
 SEEDS = (0, 1)
-FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+_T = onnx.TensorProto
+MASKED = {_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE, _T.INT8, _T.UINT8}
 
 
 def opened(proto: onnx.ModelProto) -> Model:
@@ -127,12 +128,18 @@ def prune(model: Model, plan: Plan, dims: Mapping[str, int] | None = None) -> Mo
 
 
 def masked(model: Model, plan: Plan) -> Model:
-    """Every cut slice of every weight is zero, but for what is only divided by."""
-    arrays = {name: tensor.array().copy() for name, tensor in model.weights.items() if tensor.dtype in FLOATS}
+    """Every cut slice of every weight is zero, but for what is only divided by.
+
+    Integers only where they compute (quantised weights, here always with the zero point 0), not where they are indices.
+    """
+    arrays: dict[str, np.ndarray] = {}
     for cut in plan.cuts:
         for slot in cut.slots:
-            if slot.tensor in arrays and slot.role != "keep":
-                np.moveaxis(arrays[slot.tensor], slot.axis, 0)[list(cut.index)] = 0
+            tensor = model.weights.get(slot.tensor)
+            if tensor is None or slot.role == "keep" or not (tensor.dtype in MASKED or slot.role):
+                continue
+            array = arrays.setdefault(slot.tensor, tensor.array().copy())
+            np.moveaxis(array, slot.axis, 0)[list(cut.index)] = 0
     return model.replace(weights=dict(model.weights) | {name: Tensor.of(name, a) for name, a in arrays.items()})
 
 

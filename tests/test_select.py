@@ -250,7 +250,7 @@ def test_ratios_of_single_groups() -> None:
         ({"ratio": math.nan}, "ratio must lie between 0 and 1, both excluded, not nan"),
         ({"ratio": "0.3"}, "ratio must lie"),
         ({"ratio": True}, "ratio must lie"),
-        ({"scope": "galactic"}, "scope must be local or global, not 'galactic'"),
+        ({"scope": "galactic"}, "scope must be one of local, global, isomorphic, not 'galactic'"),
         ({"round_to": 0}, "round_to must be a whole number"),
         ({"round_to": 2.0}, "round_to must be a whole number"),
         ({"min_keep": 1}, "min_keep must be 0 or more and less than 1"),

@@ -52,6 +52,7 @@ def test_every_group_and_option_is_there(tmp_path: Path) -> None:
         reduce="mean",
         normalize="mean",
         ratio=0.3,
+        targets=(),
         scope="local",
         round_to=1,
         min_keep=0.1,

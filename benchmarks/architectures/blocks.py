@@ -104,7 +104,7 @@ class Shuffle(nn.Module):
         self.first, self.second = (nn.Conv2d(width, width, 3, padding=1, groups=4) for _ in range(2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.channel_shuffle(self.first(x).relu(), 4)
+        y = self.first(x).relu().unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)
         out: torch.Tensor = self.second(y)
         return out
 

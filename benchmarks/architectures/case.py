@@ -51,6 +51,8 @@ class Architecture:
     """Takes the exporter: some libraries have one attention for each."""
     family: str
     exporters: tuple[str, ...] = EXPORTERS
+    extra: bool = False
+    """Left out unless all are asked for: the table is long enough."""
     opset: int | None = None
     """None: what the exporter takes by default."""
     optimize: bool = True
@@ -61,7 +63,6 @@ class Architecture:
 
 def positional(case: Case) -> nn.Module:
     """The network as a module that maps a tuple of tensors to a tuple of tensors."""
-    import torch
     from torch import nn
 
     class Positional(nn.Module):

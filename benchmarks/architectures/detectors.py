@@ -259,8 +259,6 @@ class CenterNet(nn.Module):
         return scores, index, sizes.gather(1, places[..., None].expand(-1, -1, 2))
 
 
-
-
 def _build(network: Callable[[], nn.Module], exporter: str, *, free: bool = False) -> Case:
     return Case(network(), {"images": torch.randn(2, 3, 64, 64)}, {"images": IMAGE if free else BATCH})
 

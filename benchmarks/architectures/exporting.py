@@ -1,7 +1,7 @@
 """A case becomes a file: drawn, run, exported, run again by onnxruntime and compared before it gets its name.
 
-Where an exporter cannot keep all free dimensions free it is asked for the batch alone, then for none: the answer says
-which were kept.
+Where an exporter cannot keep all free dimensions free, or says so and the file does not run at other sizes, it is asked
+for the batch alone, then for none: the answer says which were kept.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def _write(
                 _legacy(module, arguments, case, dynamic, path, architecture)
             else:
                 _dynamo(module, arguments, case, dynamic, path, architecture)
+            other_sizes(path, case, dynamic)
         except Exception as error:  # noqa: BLE001  exporters raise anything
             first = first or error
             continue
@@ -88,6 +89,34 @@ def _wishes(dynamic: Mapping[str, Mapping[int, str]]) -> Iterator[Mapping[str, M
         yield batch
     if dynamic:
         yield {}
+
+
+def other_sizes(path: Path, case: Case, dynamic: Mapping[str, Mapping[int, str]]) -> None:
+    """Raise unless the file runs with one more sample, step or node, and on a picture of twice the height and width."""
+    if not dynamic:
+        return
+    feeds = {}
+    for name, value in case.inputs.items():
+        array = value.numpy()
+        for axis, free in dynamic.get(name, {}).items():
+            size = array.shape[axis] * 2 if free in ("height", "width") else array.shape[axis] + 1
+            array = np.take(array, np.arange(size) % array.shape[axis], axis)
+        feeds[name] = array
+    _run(path, feeds)
+
+
+def _run(path: Path, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    wanted = {item.name for item in session.get_inputs()}
+    run_options = ort.RunOptions()
+    run_options.log_severity_level = 4
+    found = session.run(None, {name: value for name, value in feeds.items() if name in wanted}, run_options)
+    return [np.asarray(out, np.float64) for out in found]
 
 
 def _legacy(
@@ -141,16 +170,9 @@ def _dynamo(
 def check(path: Path, case: Case, expected: tuple[torch.Tensor, ...]) -> tuple[int, str]:
     """Run the file on the example: it must run, and what else is odd about it is said."""
     import onnx
-    import onnxruntime as ort
 
     nodes = len(onnx.load(str(path), load_external_data=False).graph.node)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    wanted = {item.name for item in session.get_inputs()}
-    feeds = {name: value.numpy() for name, value in case.inputs.items() if name in wanted}
-    found = [np.asarray(out, np.float64) for out in session.run(None, feeds)]
+    found = _run(path, {name: value.numpy() for name, value in case.inputs.items()})
     return nodes, "; ".join(_oddities(found, [np.asarray(t.detach().double()) for t in expected]))
 
 

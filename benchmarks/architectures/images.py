@@ -373,7 +373,13 @@ class SpatialTransformer(nn.Module):
 
 
 def _picture(
-    network: Callable[[], nn.Module], size: int, exporter: str, *, free: bool = False, noise: int = 0, steps: bool = False
+    network: Callable[[], nn.Module],
+    size: int,
+    exporter: str,
+    *,
+    free: bool = False,
+    noise: int = 0,
+    steps: bool = False,
 ) -> Case:
     inputs = {"image": torch.randn(2, 3, size, size)}
     dynamic = {"image": IMAGE if free else BATCH}

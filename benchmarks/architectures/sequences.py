@@ -1,7 +1,8 @@
-"""Networks over sequences in plain torch: recurrent ones in all their forms, dilated convolutions, both after another."""
+"""Networks over sequences in plain torch: recurrent ones in all their forms, dilated convolutions, attention."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -86,7 +87,7 @@ class CRNN(nn.Module):
         super().__init__()
         widths = (1, 16, 32, 48, 64)
         blocks: list[nn.Module] = []
-        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (a, b) in enumerate(itertools.pairwise(widths)):
             pool = nn.MaxPool2d(2) if i < 2 else nn.MaxPool2d((2, 1))
             blocks += [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), pool]
         self.features = nn.Sequential(*blocks)
@@ -106,12 +107,11 @@ class TCN(nn.Module):
         super().__init__()
         widths = (FEATURES, 24, 24, 32)
         self.convs = nn.ModuleList(
-            nn.Conv1d(a, b, 3, padding=2 * 2**i, dilation=2**i)
-            for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+            nn.Conv1d(a, b, 3, padding=2 * 2**i, dilation=2**i) for i, (a, b) in enumerate(itertools.pairwise(widths))
         )
         self.norms = nn.ModuleList(nn.BatchNorm1d(b) for b in widths[1:])
         self.skips = nn.ModuleList(
-            nn.Conv1d(a, b, 1) if a != b else nn.Identity() for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv1d(a, b, 1) if a != b else nn.Identity() for a, b in itertools.pairwise(widths)
         )
         self.head = nn.Linear(32, 5)
 

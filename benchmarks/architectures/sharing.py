@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -105,9 +106,7 @@ class ExpertList(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.inward = nn.Linear(24, 32)
-        self.experts = nn.ModuleList(
-            nn.Sequential(nn.Linear(32, 40), nn.ReLU(), nn.Linear(40, 32)) for _ in range(3)
-        )
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(32, 40), nn.ReLU(), nn.Linear(40, 32)) for _ in range(3))
         self.router, self.head = nn.Linear(32, 3), nn.Linear(32, 6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -126,7 +125,7 @@ class PointNet(nn.Module):
 
         def shared(*widths: int) -> nn.Sequential:
             layers: list[nn.Module] = []
-            for a, b in zip(widths, widths[1:], strict=False):
+            for a, b in itertools.pairwise(widths):
                 layers += [nn.Conv1d(a, b, 1), nn.BatchNorm1d(b), nn.ReLU()]
             return nn.Sequential(*layers)
 

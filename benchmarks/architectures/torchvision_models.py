@@ -6,6 +6,7 @@ Detectors get a ResNet-18 and a pyramid of 64 channels; their proposals, anchors
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -51,7 +52,7 @@ def _narrow_head(name: str, exporter: str) -> Case:
 def _convnext(exporter: str) -> Case:
     convnext = _models().convnext
     widths = (48, 96, 128, 160, None)
-    setting = [convnext.CNBlockConfig(a, b, 1) for a, b in zip(widths, widths[1:], strict=False)]
+    setting = [convnext.CNBlockConfig(a, b, 1) for a, b in itertools.pairwise(widths)]
     return _picture(convnext.ConvNeXt(setting, num_classes=CLASSES), 64, IMAGE)
 
 
@@ -143,9 +144,7 @@ def _faster_rcnn(kind: str, size: int) -> Any:
     if kind == "keypoint":
         head = detection.keypoint_rcnn.KeypointRCNNHeads(PYRAMID, (64, 64))
         predictor = detection.keypoint_rcnn.KeypointRCNNPredictor(64, 7)
-        return detection.KeypointRCNN(
-            _pyramid(), keypoint_head=head, keypoint_predictor=predictor, **options
-        )
+        return detection.KeypointRCNN(_pyramid(), keypoint_head=head, keypoint_predictor=predictor, **options)
     return detection.FasterRCNN(_pyramid(), **options)
 
 

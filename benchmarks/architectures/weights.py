@@ -37,7 +37,7 @@ def draw(network: nn.Module) -> None:
             if isinstance(module, matrices) and weight.dim() > 1 and id(weight) not in drawn:
                 nn.init.kaiming_normal_(weight, nonlinearity="relu")
                 drawn.add(id(weight))
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.bias is not None:  # noqa: SLF001
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.bias is not None:
                 nn.init.normal_(module.bias, 0.5, 0.1)  # most of a ReLU is then open
                 drawn.add(id(module.bias))
         for name, parameter in network.named_parameters():
@@ -86,7 +86,7 @@ def calibrate(network: nn.Module, run: Callable[[], Any]) -> None:
         norm.running_var.copy_(power * noise.uniform_(0.5, 1.5))
 
     network.eval()
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     if hooks:
         with torch.no_grad():

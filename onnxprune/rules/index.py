@@ -160,5 +160,5 @@ def _stretched(f: Flow, x: Value, i: int, axis: Axis) -> Axis:
     """A single position repeated to a known length: each copy can go by itself."""
     alone = x.rank < -i or x.axes[i].size == 1
     if alone:
-        return f.fresh(axis.size, zero=False) if isinstance(axis.size, int) else axis
+        return f.copied(axis.size) if isinstance(axis.size, int) else axis
     return x.axes[i] if x.axes[i].size == axis.size else axis

@@ -1,0 +1,192 @@
+"""Selection under targets: the shortest prefix of one ranking after which every target holds.
+
+All units that may go are put in one order: by rank within their group (`local`), by score over all groups (`global`) or
+within each set of alike groups (`isomorphic`). Cutting a longer prefix never costs more, so the shortest one that holds
+the targets is found by halving. What can be counted is counted (`meter`); time is measured on the model that a prefix
+gives (`clock`), and of the prefixes tried the slowest that is fast enough is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.coupling import Coupling, Group, Indices
+from onnxprune.errors import UserError
+from onnxprune.meter import Meter, Usage
+from onnxprune.plan import Plan
+from onnxprune.scores import Scores
+from onnxprune.select import Field, check_options, competitors, field_of, plan_of
+from onnxprune.targets import Target, parse
+
+Clock = Callable[[Plan], float]
+"""Milliseconds of the pruned model as a fraction of the original's, measured side by side."""
+
+CLOSE = 0.03
+"""A measured time this far below its limit is good enough to stop halving."""
+Keys = npt.NDArray[np.float64]
+
+TRIES = 9
+"""Models measured at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """Owners (indices of groups) of all units that may go, the first to go first."""
+
+    found: Field
+    owner: Indices
+    given: Mapping[str, int]
+    """Units that go in any case: of groups with a ratio of their own."""
+
+    def counts(self, length: int) -> dict[str, int]:
+        tally = np.bincount(self.owner[:length], minlength=len(self.found.groups)).tolist()
+        wanted = {group.name: count for group, count in zip(self.found.groups, tally, strict=True)}
+        return self.found.counts(wanted | dict(self.given))
+
+
+def select_within(
+    coupling: Coupling,
+    scores: Scores,
+    targets: Sequence[str | Target],
+    meter: Meter,
+    *,
+    clock: Clock | None = None,
+    original_ms: float = 0.0,
+    scope: str = "local",
+    round_to: int = 1,
+    min_keep: float = 0.1,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    include_ops: Sequence[str] = (),
+    exclude_ops: Sequence[str] = (),
+    ratios: Mapping[str, float] | None = None,
+) -> Plan:
+    """The plan that cuts least and holds all targets. A latency target needs a `clock`."""
+    check_options(0.5, scope, round_to, min_keep)
+    wanted = {t.kind: t for t in parse([t.text if isinstance(t, Target) else t for t in targets])}
+    found = field_of(coupling, scores, round_to, min_keep, include, exclude, include_ops, exclude_ops, ratios)
+    order = _ordered(found, scores, scope)
+    before = meter.usage({})
+    ratio = wanted.pop("ratio", None)
+    latency = wanted.pop("latency", None)
+    length = round(ratio.value * order.owner.size) if ratio is not None else 0
+    bound = "ratio" if ratio is not None else ""
+    for target in wanted.values():
+        least = _shortest(order, meter, target, _amount(before, target))
+        if least > length:
+            length, bound = least, target.kind
+    options: dict[str, Any] = {"targets": [t.text for t in (ratio, *wanted.values(), latency) if t is not None]}
+    options |= {"scope": scope, "round_to": round_to, "min_keep": min_keep}
+    options |= {"include": list(include), "exclude": list(exclude)}
+    options |= {"include_ops": list(include_ops), "exclude_ops": list(exclude_ops), "ratios": dict(ratios or {})}
+
+    def plan(length: int) -> Plan:
+        return plan_of(found, scores, order.counts(length), options)
+
+    if latency is not None:
+        if clock is None:
+            raise UserError(f"target {latency.text!r} needs measurements; use the command line or the Select pass")
+        limit = latency.value / original_ms if latency.absolute else latency.value
+        fast = _fast_enough(order, length, lambda n: clock(plan(n)), limit, latency)
+        if fast > length:
+            length, bound = fast, "latency"
+    counts = order.counts(length)
+    if not any(counts.values()):
+        raise UserError("nothing would be cut: the model holds all targets as it is")
+    options["bound_by"] = bound
+    return plan(length)
+
+
+def _ordered(found: Field, scores: Scores, scope: str) -> _Order:
+    """Each group's units by score, without those that its floor keeps; merged by the scope's key."""
+    given = {g.name: round(found.own[g.name] * g.size) for g in found.groups if g.name in found.own}
+    places = {group.name: i for i, group in enumerate(found.groups)}
+    keys: list[Keys] = []
+    owners: list[Indices] = []
+    pool = (
+        [(group,) for group in found.groups if group.name not in found.own]
+        if scope == "local"
+        else competitors(found, scope)
+    )
+    for members in pool:
+        ranked, who = _ranked(members, scores, found.floors, places)
+        # one key for all sets: how far down its own set's ranking a unit stands
+        keys.append(ranked if scope == "global" else (np.arange(who.size) + 0.5) / max(1, sum(g.size for g in members)))
+        owners.append(who)
+    key, owner = np.concatenate([*keys, np.zeros(0)]), np.concatenate([*owners, np.zeros(0, np.int64)])
+    return _Order(found, owner[np.argsort(key, kind="stable")], given)
+
+
+def _ranked(
+    members: Sequence[Group], scores: Scores, floors: Mapping[str, int], places: Mapping[str, int]
+) -> tuple[Keys, Indices]:
+    values = [np.sort(scores.by_group[group.name])[: group.size - floors[group.name]] for group in members]
+    owner = np.repeat([places[group.name] for group in members], [part.size for part in values])
+    merged = np.concatenate(values)
+    rising = np.argsort(merged, kind="stable")
+    return merged[rising], owner[rising]
+
+
+def _amount(usage: Usage, target: Target) -> float:
+    return float(getattr(usage, target.kind.replace("-", "_")))
+
+
+def _shortest(order: _Order, meter: Meter, target: Target, original: float) -> int:
+    """The shortest prefix after which a countable target holds."""
+    limit = target.limit(original)
+
+    def holds(length: int) -> bool:
+        return _amount(meter.usage(order.counts(length)), target) <= limit
+
+    low, high = 0, order.owner.size
+    if holds(low):
+        return 0
+    if not holds(high):
+        least = _amount(meter.usage(order.counts(high)), target)
+        raise UserError(
+            f"target {target.text!r} cannot be reached: the lowest {target.kind} is {least / original:.3f} of the "
+            f"original{_holders(order, meter, target, least)}; lower min_keep or round_to, or take the target back"
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _holders(order: _Order, meter: Meter, target: Target, least: float) -> str:
+    """Who holds most of what is left when everything that may go is gone."""
+    counts = order.counts(order.owner.size)
+    gains = []
+    for group in order.found.groups:
+        more = counts | {group.name: group.size}
+        gains.append((least - _amount(meter.usage(more), target), group.name))
+    top = [name for gain, name in sorted(gains, reverse=True)[:3] if gain > 0]
+    return f" (held most by {', '.join(top)})" if top else ""
+
+
+def _fast_enough(order: _Order, start: int, measure: Callable[[int], float], limit: float, target: Target) -> int:
+    """The shortest prefix found whose model is fast enough. Time is noisy, not monotone: what is kept was measured."""
+    low, high = start, order.owner.size
+    if start and measure(start) <= limit:
+        return start
+    time = measure(high)
+    if time > limit:
+        raise UserError(
+            f"target {target.text!r} cannot be reached: cut as far as min_keep allows, the model takes {time:.2f} of "
+            "the original's time; lower min_keep, or try --round-to 8 or 16"
+        )
+    for _ in range(TRIES):
+        if high - low <= 1 or time > limit * (1 - CLOSE):
+            break
+        middle = (low + high) // 2
+        seen = measure(middle)
+        if seen <= limit:
+            high, time = middle, seen
+        else:
+            low = middle
+    return high

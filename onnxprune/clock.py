@@ -1,0 +1,34 @@
+"""How long a plan's model takes, measured against the original in the same rounds: only that ratio is not noise."""
+
+from __future__ import annotations
+
+from onnxprune.apply import apply
+from onnxprune.bench import bench
+from onnxprune.dims import Dims
+from onnxprune.model import Model
+from onnxprune.plan import Plan
+
+SECONDS = 2.0
+"""For one comparison, about."""
+
+
+class StopWatch:
+    """Measures plans of one model; what was measured once is remembered."""
+
+    def __init__(self, model: Model, *, threads: int = 1, dims: Dims | None = None, provider: str = "cpu") -> None:
+        self.model, self.threads, self.dims, self.provider = model, threads, dims, provider
+        self._seen: dict[tuple[int, ...], float] = {}
+
+    def original_ms(self) -> float:
+        """Of the model itself."""
+        report = bench([self.model], threads=self.threads, dims=self.dims, provider=self.provider, seconds=SECONDS)
+        return report.rows[0].median_ms
+
+    def __call__(self, plan: Plan) -> float:
+        """The pruned model's time as a fraction of the original's."""
+        widths = tuple(group.removed for group in plan.groups)
+        if widths not in self._seen:
+            models = [self.model, apply(self.model, plan)]
+            report = bench(models, threads=self.threads, dims=self.dims, provider=self.provider, seconds=SECONDS)
+            self._seen[widths] = 1 / report.rows[1].speedup
+        return self._seen[widths]

@@ -1,0 +1,195 @@
+"""Fused attention and what stands around it: heads go whole, and the counts that operators store go with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from building import I64, MS, Net
+from pruning import checked, halved, stored
+from rows import Row, row
+
+HEADS, SIZE = 4, 3
+WIDE = HEADS * SIZE
+TOKENS = (2, 5, 8)
+
+
+def tokens(n: Net) -> str:
+    return n.input("tokens", *TOKENS)
+
+
+def project(n: Net, x: str, *widths: int) -> list[str]:
+    return [n.linear(x, width, name=name) for name, width in zip(("q", "k", "v"), widths, strict=False)]
+
+
+def standard(n: Net, *more: str, kv: int = HEADS, size_v: int = SIZE, **attributes: Any) -> None:
+    """ai.onnx Attention on rank 3."""
+    q, k, v = project(n, tokens(n), WIDE, kv * SIZE, kv * size_v)
+    y = n.op("Attention", q, k, v, *more, q_num_heads=HEADS, kv_num_heads=kv, **attributes)
+    n.output(n.linear(y, 6, name="last"))
+
+
+def standard_rank_4(n: Net, kv: int = HEADS, size_v: int = SIZE) -> None:
+    made = []
+    sizes = ((HEADS, SIZE), (kv, SIZE), (kv, size_v))
+    for x, (heads, size) in zip(project(n, tokens(n), *(a * b for a, b in sizes)), sizes, strict=True):
+        made.append(n.transpose(n.reshape(x, 0, 0, heads, size), 0, 2, 1, 3))
+    y = n.op("Attention", *made)
+    n.output(n.linear(n.reshape(n.transpose(y, 0, 2, 1, 3), 0, 0, HEADS * size_v), 6, name="last"))
+
+
+def standard_with_past(n: Net) -> None:
+    """A cache that comes from outside holds all heads."""
+    q, k, v = project(n, tokens(n), WIDE, WIDE, WIDE)
+    past = [n.input(name, 2, HEADS, 3, SIZE) for name in ("past_key", "past_value")]
+    y, *present = n.ops("Attention", 3, q, k, v, "", *past, q_num_heads=HEADS, kv_num_heads=HEADS)
+    n.output(n.linear(y, 6, name="last"), *present)
+
+
+def standard_with_constant_past(n: Net) -> None:
+    """A prefix that has been learned is cut with its heads."""
+    q, k, v = project(n, tokens(n), WIDE, WIDE, WIDE)
+    past = [n.op("Expand", n.weight(1, HEADS, 3, SIZE), n.ints(2, HEADS, 3, SIZE)) for _ in range(2)]
+    y = n.op("Attention", q, k, v, "", *past, q_num_heads=HEADS, kv_num_heads=HEADS)
+    n.output(n.linear(y, 6, name="last"))
+
+
+def multi_head(n: Net, *more: str, size_v: int = SIZE, rank_4: bool = False, **attributes: Any) -> None:
+    """com.microsoft MultiHeadAttention."""
+    q, k, v = project(n, tokens(n), WIDE, WIDE, HEADS * size_v)
+    if rank_4:
+        k, v = (n.transpose(n.reshape(x, 0, 0, HEADS, -1), 0, 2, 1, 3) for x in (k, v))
+    made = (2, 5, HEADS * size_v)
+    y = n.op(f"{MS}::MultiHeadAttention", q, k, v, *more, num_heads=HEADS, made=made, **attributes)
+    n.output(n.linear(y, 6, name="last"))
+
+
+def packed(n: Net, packed_kv: bool = False) -> None:
+    x = tokens(n)
+    if packed_kv:
+        q = n.linear(x, WIDE, name="q")
+        kv = n.reshape(n.linear(x, 2 * WIDE, name="kv"), 0, 0, HEADS, 2, SIZE)
+        inputs = [q, kv]
+    else:
+        inputs = [n.reshape(n.linear(x, 3 * WIDE, name="qkv"), 0, 0, HEADS, 3, SIZE)]
+    y = n.op(f"{MS}::MultiHeadAttention", *inputs, num_heads=HEADS, made=(2, 5, WIDE))
+    n.output(n.linear(y, 6, name="last"))
+
+
+def grouped(n: Net, kv: int = 2, rotary: bool = False, sink: bool = False) -> None:
+    """com.microsoft GroupQueryAttention, as exported for generation."""
+    size = 16  # what the kernel wants of rotary tables
+    x = n.input("tokens", 1, 5, 8)
+    q, k, v = project(n, x, HEADS * size, kv * size, kv * size)
+    past = [n.op("Expand", n.weight(1, kv, 3, size), n.ints(1, kv, 3, size)) for _ in range(2)]
+    lengths, total = n.const([7], np.int32), n.const(8, np.int32)
+    tables = [n.weight(8, size // 2, name=name) for name in ("cos", "sin")] if rotary else ["", ""]
+    more = ["", "", n.weight(HEADS, name="sink")] if sink else []
+    y = n.ops(
+        f"{MS}::GroupQueryAttention", 3, q, k, v, *past, lengths, total, *tables, *more,
+        num_heads=HEADS, kv_num_heads=kv, do_rotary=int(rotary),
+    )[0]  # fmt: skip
+    n.made[y] = (1, 5, HEADS * size)
+    n.output(n.linear(y, 6, name="last"))
+
+
+def projecting(n: Net, *more: str, sizes: tuple[int, int, int] | None = None, bias: bool = True) -> None:
+    """com.microsoft Attention: the three projections are one weight inside."""
+    x = tokens(n)
+    q, k, v = sizes or (WIDE,) * 3
+    w = n.weight(8, q + k + v, name="qkv.weight", scale=0.5)
+    b = n.weight(q + k + v, name="qkv.bias") if bias else ""
+    y = n.op(f"{MS}::Attention", x, w, b, *more, num_heads=HEADS, qkv_hidden_sizes=sizes, made=(2, 5, v))
+    n.output(n.linear(y, 6, name="last"))
+
+
+def projecting_made(n: Net) -> None:
+    """Its input channels are made by a layer in front, and go as well."""
+    x = n.op("Relu", n.linear(tokens(n), 6, name="first"))
+    y = n.op(f"{MS}::Attention", x, n.weight(6, 3 * WIDE, name="qkv"), n.weight(3 * WIDE), num_heads=HEADS, made=(2, 5, WIDE))
+    n.output(n.linear(y, 6, name="last"))
+
+
+def rotated(n: Net, vendor: bool = False, rank_4: bool = False) -> None:
+    size = 4
+    x = n.linear(tokens(n), HEADS * size, name="first")
+    tables = [n.weight(10, size // 2, name=name) for name in ("cos", "sin")]
+    positions = n.const(np.tile(np.arange(5), (2, 1)))
+    if rank_4:
+        x = n.transpose(n.reshape(x, 0, 0, HEADS, size), 0, 2, 1, 3)
+    if vendor:
+        made = (2, HEADS, 5, size) if rank_4 else (2, 5, HEADS * size)
+        y = n.op(f"{MS}::RotaryEmbedding", x, positions, *tables, num_heads=HEADS, made=made)
+    else:
+        y = n.op("RotaryEmbedding", x, *tables, positions, num_heads=None if rank_4 else HEADS)
+    if rank_4:
+        y = n.reshape(n.transpose(y, 0, 2, 1, 3), 0, 0, HEADS * size)
+    n.output(n.linear(y, 6, name="last"))
+
+
+def vendor_rotary_without_count(n: Net) -> None:
+    """Without num_heads the tables tell how long a head is."""
+    x = n.linear(tokens(n), 16, name="first")
+    tables = [n.weight(10, 2, name=name) for name in ("cos", "sin")]
+    positions = n.const(np.tile(np.arange(5), (2, 1)))
+    y = n.op(f"{MS}::RotaryEmbedding", x, positions, *tables, made=(2, 5, 16))
+    n.output(n.linear(y, 6, name="last"))
+
+
+MASK = (1, 1, 5, 5)
+OPSET = {"opset": 23}
+STANDARD: list[Row] = [
+    row("Attention", standard, HEADS, **OPSET),
+    row("Attention, opset 24", standard, HEADS, opset=24),
+    row("Attention, causal", lambda n: standard(n, is_causal=1), HEADS, **OPSET),
+    row("Attention with a scale", lambda n: standard(n, scale=0.3), HEADS, **OPSET),
+    row("Attention with a softcap", lambda n: standard(n, softcap=2.0), HEADS, **OPSET),
+    row("Attention, other head size of values", lambda n: standard(n, size_v=5), HEADS, **OPSET),
+    row("Attention with a mask", lambda n: standard(n, n.weight(5, 5)), HEADS, **OPSET),
+    row("Attention with a mask for all heads", lambda n: standard(n, n.weight(*MASK)), HEADS, **OPSET),
+    row("Attention with a position bias", lambda n: standard(n, n.weight(1, HEADS, 5, 5)), HEADS, **OPSET),
+    row("Attention with a mask from outside", lambda n: standard(n, n.input("mask", 2, 1, 5, 5)), HEADS, **OPSET),
+    row("Attention with a bias from outside", lambda n: standard(n, n.input("mask", 2, HEADS, 5, 5)), frozen={"fixed-axis": 36}, **OPSET),
+    row("Attention with grouped queries", lambda n: standard(n, kv=2), 2, **OPSET),
+    row("Attention with grouped queries and a bias", lambda n: standard(n, n.weight(1, HEADS, 5, 5), kv=2), 2, **OPSET),
+    row("Attention with one key head", lambda n: standard(n, kv=1), frozen={"fixed-axis": 18}, **OPSET),
+    row("Attention on rank 4", standard_rank_4, HEADS, **OPSET),
+    row("Attention on rank 4, grouped queries", lambda n: standard_rank_4(n, kv=2, size_v=5), 2, **OPSET),
+    row("Attention with a cache from outside", standard_with_past, frozen={"fixed-axis": 36}, **OPSET),
+    row("Attention with a learned prefix", standard_with_constant_past, HEADS, **OPSET),
+]
+VENDOR: list[Row] = [
+    row("MultiHeadAttention", multi_head, HEADS),
+    row("MultiHeadAttention with a bias", lambda n: multi_head(n, n.weight(3 * WIDE, name="b")), HEADS),
+    row("MultiHeadAttention, other head size of values", lambda n: multi_head(n, n.weight(2 * WIDE + HEADS * 5), size_v=5), HEADS),
+    row("MultiHeadAttention with a position bias", lambda n: multi_head(n, "", "", n.weight(1, HEADS, 5, 5)), HEADS),
+    row("MultiHeadAttention with a mask", lambda n: multi_head(n, "", "", n.weight(1, 1, 5, 5)), HEADS),
+    row("MultiHeadAttention with padding", lambda n: multi_head(n, "", n.const([[1, 1, 1, 1, 0]] * 2, np.int32)), HEADS),
+    row("MultiHeadAttention, keys of rank 4", lambda n: multi_head(n, rank_4=True), HEADS),
+    row("MultiHeadAttention, causal", lambda n: multi_head(n, unidirectional=1), HEADS),
+    row("GroupQueryAttention", grouped, 2),
+    row("GroupQueryAttention, all heads", lambda n: grouped(n, kv=4), 4),
+    row("GroupQueryAttention with rotary tables", lambda n: grouped(n, rotary=True), 2),
+    row("GroupQueryAttention with a sink", lambda n: grouped(n, sink=True), 2),
+    row("Attention of com.microsoft", projecting, HEADS),
+    row("Attention of com.microsoft without a bias", lambda n: projecting(n, bias=False), HEADS),
+    row("Attention of com.microsoft with a mask", lambda n: projecting(n, n.const([[1, 1, 1, 1, 0]] * 2, np.int32)), HEADS),
+    row("Attention of com.microsoft with sizes", lambda n: projecting(n, sizes=(12, 12, 20)), HEADS),
+    row("Attention of com.microsoft with a position bias", lambda n: projecting(n, "", "", n.weight(1, HEADS, 5, 5)), HEADS),
+    row("Attention of com.microsoft behind a layer", projecting_made, HEADS, 6),
+]
+ROTARY: list[Row] = [
+    row("RotaryEmbedding", rotated, HEADS, **OPSET),
+    row("RotaryEmbedding on rank 4", lambda n: rotated(n, rank_4=True), HEADS, **OPSET),
+    row("RotaryEmbedding of com.microsoft", lambda n: rotated(n, vendor=True), HEADS),
+    row("RotaryEmbedding of com.microsoft on rank 4", lambda n: rotated(n, vendor=True, rank_4=True), HEADS),
+    row("RotaryEmbedding of com.microsoft without a count", vendor_rotary_without_count, HEADS),
+]
+
+
+@pytest.mark.parametrize("case", [*STANDARD, *VENDOR, *ROTARY], ids=str)
+def test_attention(case: Row) -> None:
+    case.check()
