@@ -125,6 +125,8 @@ def _freezes(model: Model, coupling: Coupling, total: Cost) -> tuple[Freeze, ...
 def _macs(model: Model, parts: list[Frozen], total: Cost) -> int:
     shares: dict[str, float] = {}
     for part in parts:
+        if part.tensor not in model.weights:
+            continue  # inside a body, whose work is not counted
         share = part.size / (model.weights[part.tensor].shape[part.axis] or 1)
         shares[part.node] = max(share, shares.get(part.node, 0.0))  # a node may have several weights; it runs once
     return round(sum(share * total.by_node.get(node, 0) for node, share in shares.items()))

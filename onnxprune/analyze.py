@@ -7,14 +7,18 @@ a unit's signature is the sum over the places where it stands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import onnx
 
+from onnxprune.attributes import subgraphs
 from onnxprune.coupling import Coupling, Frozen, Group, Indices, Reason, Slot
 from onnxprune.errors import UserError
 from onnxprune.facts import Facts
 from onnxprune.model import Model
+from onnxprune.normalize import graphs
+from onnxprune.probes import FLOATS
 from onnxprune.shapes import infer
 from onnxprune.solve import Solution, reason_of, solve
 from onnxprune.trace import Trace
@@ -143,7 +147,18 @@ class _Reader:
                 for index, count in zip(*np.unique(reasons[reasons >= 0], return_counts=True), strict=True):
                     reason = reason_of(self.facts, self.nodes, int(index))
                     found.append((node, Frozen(name, at, int(count), self.nodes[node], reason)))
+        found += [(at, item) for at, node in enumerate(self.trace.model.graph.node) for item in _in_bodies(node)]
         return tuple(item for _, item in sorted(found, key=lambda pair: pair[0]))
+
+
+def _in_bodies(node: onnx.NodeProto) -> Iterator[Frozen]:
+    """Weights inside If, Loop and Scan: their bodies are left as they are."""
+    for graph in (inner for body in subgraphs(node) for inner in graphs(body)):
+        constants = [item.t for each in graph.node if each.op_type == "Constant" for item in each.attribute]
+        for tensor in (*graph.initializer, *constants):
+            if tensor.data_type in FLOATS and len(tensor.dims) > 1 and tensor.dims[0] > 1:
+                reason = Reason("in-body", f"lies inside the body of {node.op_type}, which is left whole", node.name)
+                yield Frozen(tensor.name or node.name, 0, tensor.dims[0], node.name, reason)
 
 
 def _marks(facts: Facts) -> Mapping[int, tuple[str, int]]:

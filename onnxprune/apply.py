@@ -13,6 +13,7 @@ from onnxprune.fixups import FIXUPS
 from onnxprune.model import Model
 from onnxprune.plan import Plan, check
 from onnxprune.rules.registry import key
+from onnxprune.settle import ranked_shapes
 from onnxprune.shapes import infer
 from onnxprune.surgery import Dims, Surgery
 from onnxprune.tensors import Tensor
@@ -21,7 +22,7 @@ from onnxprune.tensors import Tensor
 def apply(model: Model, plan: Plan) -> Model:
     """The pruned model. `model` must be normalised; it is not changed."""
     before: dict[str, Dims | None] = {name: None for node in model.graph.node for name in node.output}
-    before.update((name, dims) for name, (_, dims) in infer(model).items())
+    before.update((name, dims) for name, (_, dims) in ranked_shapes(model).items())
     check(plan, before)
     removed = plan.removed()
     weights = {name: _sliced(tensor, removed) for name, tensor in model.weights.items()}

@@ -130,11 +130,9 @@ def constant_of_shape(s: Surgery, node: onnx.NodeProto) -> None:
 @fixup("Tile")
 def tile(s: Surgery, node: onnx.NodeProto) -> None:
     """Repeats do not change, whatever they were computed from."""
-    old, new = s.before(node.input[0]), s.before(node.output[0])
-    pairs = zip(old or (), new or (), strict=False)
-    wanted = [b // a if isinstance(a, int) and isinstance(b, int) and a else None for a, b in pairs]
-    if wanted:
-        s.settle(1, wanted)
+    repeats = s.sizes(1, old=True)
+    if repeats:
+        s.settle(1, [n if isinstance(n, int) else None for n in repeats])
 
 
 @fixup("Resize")

@@ -7,7 +7,7 @@ node whose output is still open is inferred on its own, its computed sizes given
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -23,13 +23,22 @@ Fixed = tuple[int, ...]
 def settled_shapes(model: Model, dims: Mapping[str, int]) -> dict[str, Fixed]:
     """The fully known shapes. The model's inputs must be bound already; `dims` binds what else bears their names."""
     shapes = infer(model, dims)
-    if any(_fixed(shapes.get(name)) is None for node in model.graph.node for name in node.output if name):
-        _fill_in(model, shapes)
+    _fill_in(model, shapes, lambda shape: _fixed(shape) is not None)
     known = {name: _fixed(shape) for name, shape in shapes.items()}
     return {name: shape for name, shape in known.items() if shape is not None}
 
 
-def _fill_in(model: Model, shapes: dict[str, Shape]) -> None:
+def ranked_shapes(model: Model) -> dict[str, Shape]:
+    """As inferred, and where inference gave up even on the rank, what one node at a time gives."""
+    shapes = infer(model)
+    _fill_in(model, shapes, lambda shape: shape is not None and shape[1] is not None)
+    return shapes
+
+
+def _fill_in(model: Model, shapes: dict[str, Shape], enough: Callable[[Shape | None], bool]) -> None:
+    """Complete `shapes` where they do not tell enough."""
+    if all(enough(shapes.get(name)) for node in model.graph.node for name in node.output if name):
+        return
     contents: dict[str, Content] = {}
     for name, weight in model.weights.items():
         content = constant(weight.array()) if weight.nbytes <= 8 * LIMIT else None
@@ -37,7 +46,7 @@ def _fill_in(model: Model, shapes: dict[str, Shape]) -> None:
             contents[name] = content
     opsets = {item.domain: item.version for item in model.proto.opset_import}
     for node in model.graph.node:
-        if any(_fixed(shapes.get(name)) is None for name in node.output if name):
+        if not all(enough(shapes.get(name)) for name in node.output if name):
             shapes.update(_alone(node, shapes, contents, opsets, model.proto.ir_version))
         if node.op_type in TRACED and node.domain in ("", "ai.onnx"):
             contents.update(_contents(node, shapes, contents))

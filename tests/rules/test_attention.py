@@ -101,8 +101,8 @@ def projecting(n: Net, *more: str, sizes: tuple[int, int, int] | None = None, bi
     x = tokens(n)
     q, k, v = sizes or (WIDE,) * 3
     w = n.weight(8, q + k + v, name="qkv.weight", scale=0.5)
-    b = n.weight(q + k + v, name="qkv.bias") if bias else ""
-    y = n.op(f"{MS}::Attention", x, w, b, *more, num_heads=HEADS, qkv_hidden_sizes=sizes, made=(2, 5, v))
+    b = [n.weight(q + k + v, name="qkv.bias")] if bias else []
+    y = n.op(f"{MS}::Attention", x, w, *b, *more, num_heads=HEADS, qkv_hidden_sizes=sizes, made=(2, 5, v))
     n.output(n.linear(y, 6, name="last"))
 
 
