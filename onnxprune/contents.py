@@ -16,11 +16,11 @@ import numpy as np
 import onnx
 
 from onnxprune.attributes import attribute
+from onnxprune.sizes import BINARY, Size, multiply
 
 LIMIT = 4096
 """Larger integer tensors are data, not sizes."""
 
-Size = int | str | None
 Slot = tuple[str, int]
 
 
@@ -53,75 +53,6 @@ def _fill(shape: tuple[int, ...], entries: Sequence[Entry]) -> Content:
     for i, entry in enumerate(entries):
         out[i] = entry
     return out.reshape(shape)
-
-
-def multiply(a: Size, b: Size) -> Size:
-    """A product has one spelling: the number first, then the names in order, `12*batch`."""
-    if a is None or b is None:
-        return 0 if 0 in (a, b) else None
-    number, names = 1, []
-    for factor in (*_factors(a), *_factors(b)):
-        if isinstance(factor, int):
-            number *= factor
-        else:
-            names.append(factor)
-    if not names or number == 0:
-        return number
-    return "*".join([str(number)] * (number != 1) + sorted(names))
-
-
-def _factors(size: int | str) -> list[int | str]:
-    """The factors of a spelled product; a `*` inside parentheses belongs to a name."""
-    if isinstance(size, int):
-        return [size]
-    found, depth = [""], 0
-    for char in size:
-        depth += (char == "(") - (char == ")")
-        if char == "*" and depth == 0:
-            found.append("")
-        else:
-            found[-1] += char
-    return [int(factor) if factor.isdecimal() else factor for factor in found]
-
-
-def _symbolic(sign: str, number: Callable[[int, int], int]) -> Callable[[Size, Size], Size]:
-    neutral = 1 if sign == "/" else 0
-
-    def combine(a: Size, b: Size) -> Size:
-        if a is None or b is None:
-            return None
-        if isinstance(a, int) and isinstance(b, int):
-            return None if sign in "/%" and b == 0 else number(a, b)
-        if b == neutral and sign in "+-/":
-            return a
-        return f"({a}{sign}{b})"
-
-    return combine
-
-
-def _equal(a: Size, b: Size) -> Size:
-    if a is None or b is None:
-        return None
-    if type(a) is type(b):
-        return int(a == b) if isinstance(a, int) or a == b else None
-    number = a if isinstance(a, int) else b
-    return 0 if isinstance(number, int) and number < 0 else None
-
-
-def _truncate(a: int, b: int) -> int:
-    return int(a / b) if abs(a) < 2**52 else (abs(a) // abs(b)) * (1 if a * b >= 0 else -1)
-
-
-_BINARY: dict[str, Callable[[Size, Size], Size]] = {
-    "Add": _symbolic("+", lambda a, b: a + b),
-    "Sub": _symbolic("-", lambda a, b: a - b),
-    "Mul": multiply,
-    "Div": _symbolic("/", _truncate),
-    "Mod": _symbolic("%", lambda a, b: a % b),
-    "Max": lambda a, b: max(a, b) if isinstance(a, int) and isinstance(b, int) else None,
-    "Min": lambda a, b: min(a, b) if isinstance(a, int) and isinstance(b, int) else None,
-    "Equal": _equal,
-}
 
 
 def _elementwise(combine: Callable[[Size, Size], Size], *xs: Content) -> Content:
@@ -192,8 +123,8 @@ def evaluate(
     if op == "Shape":
         return _shape(node, shape)
     x = xs[0] if xs else None
-    if op in _BINARY and all(value is not None for value in xs):
-        return [_elementwise(_BINARY[op], *[value for value in xs if value is not None])]
+    if op in BINARY and all(value is not None for value in xs):
+        return [_elementwise(BINARY[op], *[value for value in xs if value is not None])]
     if op == "Where" and all(value is not None for value in xs):
         condition, yes, no = (value for value in xs if value is not None)
         return [_where(condition, yes, no)]
@@ -322,5 +253,5 @@ _STRUCTURAL: Mapping[str, _Structural] = {
 COUNTS = {"Range", "ConstantOfShape"}
 """Of these the number of elements depends on what they are given."""
 
-TRACED = {"Shape", "Concat", "Where", *_BINARY, *_STRUCTURAL}
+TRACED = {"Shape", "Concat", "Where", *BINARY, *_STRUCTURAL}
 """Operators through which sizes are followed; a size that leaves by another one escapes."""

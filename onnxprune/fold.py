@@ -68,12 +68,11 @@ def _run(node: onnx.NodeProto, feeds: dict[str, Any], opset: int) -> list[Any] |
     from onnx.reference import ReferenceEvaluator
 
     helper = onnx.helper
-    known = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()
-    ]
-    results = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    graph = helper.make_graph([node], "fold", known, results)
     try:
+        kinds = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in feeds.items()}
+        known = [helper.make_tensor_value_info(name, kinds[name], array.shape) for name, array in feeds.items()]
+        results = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        graph = helper.make_graph([node], "fold", known, results)
         evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]))
         return [np.asarray(value) for value in evaluator.run(None, feeds)]
     except Exception:  # noqa: BLE001  what the reference cannot compute stays as it is

@@ -13,8 +13,8 @@ from onnxprune.attributes import attribute
 
 SAME = (
     "BiasGelu FastGelu Gelu QuickGelu LayerNormalization SimplifiedLayerNormalization SkipLayerNormalization "
-    "SkipSimplifiedLayerNormalization RotaryEmbedding GroupQueryAttention MultiHeadAttention QLinearLeakyRelu "
-    "QLinearSigmoid QLinearSoftmax"
+    "SkipSimplifiedLayerNormalization RotaryEmbedding GroupQueryAttention QLinearLeakyRelu QLinearSigmoid "
+    "QLinearSoftmax"
 )
 """The first output has the shape of the first input."""
 
@@ -61,6 +61,9 @@ def _standard(
         graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, width))
         yield onnx.helper.make_node("MatMul", [node.input[0], name], [node.output[0]], name=node.name)
         return
+    if own and node.op_type == "MultiHeadAttention" and len(node.input) > 1:
+        yield _attended(node)
+        return
     if not own or node.op_type not in STAND_INS or _transposed(node):
         yield node
         return
@@ -73,6 +76,14 @@ def _standard(
     extra = AS_INPUT.get(node.op_type, len(node.output))
     if extra < len(node.output):
         yield onnx.helper.make_node("Identity", [node.input[0]], [node.output[extra]])
+
+
+def _attended(node: onnx.NodeProto) -> onnx.NodeProto:
+    """As many positions as the queries have, as wide as the values; where those are packed, as wide as the queries."""
+    if len(node.input) > 2 and node.input[2]:
+        taken, equation = [node.input[0], node.input[2]], "bqd,bkw->bqw"
+        return onnx.helper.make_node("Einsum", taken, [node.output[0]], name=node.name, equation=equation)
+    return onnx.helper.make_node("Identity", [node.input[0]], [node.output[0]], name=node.name)
 
 
 def _transposed(node: onnx.NodeProto) -> bool:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnxprune.contents import Content, Size, constant, evaluate, sizes_of
+from onnxprune.contents import Content, constant, evaluate, sizes_of
 from onnxprune.coupling import Indices
 from onnxprune.errors import UserError
 from onnxprune.plan import PERIOD, Plan
+from onnxprune.sizes import Size
 from onnxprune.tensors import Tensor
 
 Dims = Sequence[int | str | None]

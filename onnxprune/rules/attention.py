@@ -24,11 +24,21 @@ def heads_of(f: Flow, axis: Axis, heads: Axis, repeats: int = 1) -> Axis:
     return f.tie(axis, f.merge([heads, fixed(axis.size // int(heads.size))]), zero=axis.zero)
 
 
+def _whole(f: Flow, count: int) -> Axis:
+    """The ids of heads that go whole, for the operator knows nothing smaller."""
+    heads = f.fresh(count)
+    if f.attention == "heads":
+        f.prefer(heads)
+    else:
+        f.freeze(heads, "attention-off", "counts attention heads, which were asked to stay")
+    return heads
+
+
 def _groups(f: Flow, heads: int, kv_heads: int) -> tuple[Axis, int]:
     """The ids of the heads that can go, and how many query heads each of them serves."""
     if not heads or not kv_heads or heads % kv_heads:
         raise Refuse("uneven-heads", "the query heads do not divide into key-value heads")
-    return f.fresh(kv_heads), heads // kv_heads
+    return _whole(f, kv_heads), heads // kv_heads
 
 
 def _bias(f: Flow, bias: Value | None, groups: Axis, repeats: int) -> None:
@@ -59,6 +69,8 @@ def attention(
         f.freeze_all(
             [q.axes[3], k.axes[3]], "head-size", "is the head size, on which the scale of the attention depends"
         )
+        if f.attention != "dims" and not groups.fixed:
+            f.freeze(v.axes[3], "head-dims", "is a dimension within attention heads (cut with --attention dims)")
         out: Axes = (q.axes[0], wide.with_zero(zero), q.axes[2], v.axes[3])
     else:
         heads_of(f, q.axes[2], groups, repeats)
@@ -83,7 +95,7 @@ def multi_head(
     positions: Value | None = None,
     *past: Value | None,
 ) -> Sequence[Axes]:
-    heads = f.fresh(f.attr("num_heads"))
+    heads = _whole(f, f.attr("num_heads"))
     if k is None or v is None or q.rank != 3:
         raise Refuse("packed-attention", "queries, keys and values are packed into one tensor")
     channels = []
@@ -133,7 +145,7 @@ def fused_projection(
     f: Flow, node: object, x: Value, w: Value, bias: Value | None = None, *rest: Value | None
 ) -> Sequence[Axes]:
     """The projections are inside: W (input, q | k | v)."""
-    heads = f.fresh(f.attr("num_heads"))
+    heads = _whole(f, f.attr("num_heads"))
     total = int(w.axes[1].size)
     sizes = f.attr("qkv_hidden_sizes") or [total // 3] * 3
     f.contract(x.axes[2], w.axes[0])
@@ -165,7 +177,8 @@ def rotary(f: Flow, node: object, x: Value, *tables: Value | None) -> Sequence[A
         return [(*x.axes[:3], size)]
     count = f.attr("num_heads", 0)
     if not count:
-        half = next((int(t.axes[-1].size) for t in tables if t is not None and t.rank == 2 and t.weight), 0)
+        caches = tables[1:] if f.current.domain == "com.microsoft" else tables  # there the positions come first
+        half = next((int(t.axes[-1].size) for t in caches if t is not None and t.rank == 2 and t.weight), 0)
         count = int(x.axes[2].size) // (2 * half) if half else 0
     if not count:
         raise Refuse("uneven-heads", "the number of heads of this rotary embedding is not known")

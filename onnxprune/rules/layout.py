@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune.contents import Size, multiply
 from onnxprune.facts import Axis, fixed
 from onnxprune.rules.registry import Axes, Flow, Refuse, Value, rule
+from onnxprune.sizes import Size, multiply
 
 
 @rule("Transpose")

@@ -19,8 +19,9 @@ import numpy as np
 import onnx
 
 from onnxprune.attributes import attribute
-from onnxprune.contents import Content, Size, sizes_of
+from onnxprune.contents import Content, sizes_of
 from onnxprune.facts import Axis, Facts
+from onnxprune.sizes import Size
 
 Axes = tuple[Axis, ...]
 

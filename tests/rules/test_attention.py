@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
-from building import I64, MS, Net
+from building import MS, Net
+from oracle import check
 from pruning import checked, halved, stored
-from rows import Row, row
+from rows import Row, Write, row
 
 HEADS, SIZE = 4, 3
 WIDE = HEADS * SIZE
@@ -53,7 +53,7 @@ def standard_with_constant_past(n: Net) -> None:
     """A prefix that has been learned is cut with its heads."""
     q, k, v = project(n, tokens(n), WIDE, WIDE, WIDE)
     past = [n.op("Expand", n.weight(1, HEADS, 3, SIZE), n.ints(2, HEADS, 3, SIZE)) for _ in range(2)]
-    y = n.op("Attention", q, k, v, "", *past, q_num_heads=HEADS, kv_num_heads=HEADS)
+    y = n.ops("Attention", 3, q, k, v, "", *past, q_num_heads=HEADS, kv_num_heads=HEADS)[0]
     n.output(n.linear(y, 6, name="last"))
 
 
@@ -175,7 +175,7 @@ VENDOR: list[Row] = [
     row("GroupQueryAttention with rotary tables", lambda n: grouped(n, rotary=True), 2),
     row("GroupQueryAttention with a sink", lambda n: grouped(n, sink=True), 2),
     row("Attention of com.microsoft", projecting, HEADS),
-    row("Attention of com.microsoft without a bias", lambda n: projecting(n, bias=False), HEADS),
+    row("Attention of com.microsoft without a bias", lambda n: projecting(n, bias=False), HEADS, runs=False),
     row("Attention of com.microsoft with a mask", lambda n: projecting(n, n.const([[1, 1, 1, 1, 0]] * 2, np.int32)), HEADS),
     row("Attention of com.microsoft with sizes", lambda n: projecting(n, sizes=(12, 12, 20)), HEADS),
     row("Attention of com.microsoft with a position bias", lambda n: projecting(n, "", "", n.weight(1, HEADS, 5, 5)), HEADS),
@@ -193,3 +193,59 @@ ROTARY: list[Row] = [
 @pytest.mark.parametrize("case", [*STANDARD, *VENDOR, *ROTARY], ids=str)
 def test_attention(case: Row) -> None:
     case.check()
+
+
+@pytest.mark.parametrize(
+    ("write", "op", "expected"),
+    [
+        (standard, "Attention", {"q_num_heads": 2, "kv_num_heads": 2}),
+        (lambda n: standard(n, kv=2, size_v=5), "Attention", {"q_num_heads": 2, "kv_num_heads": 1}),
+        (multi_head, "MultiHeadAttention", {"num_heads": 2}),
+        (grouped, "GroupQueryAttention", {"num_heads": 2, "kv_num_heads": 1}),
+        (projecting, "Attention", {"num_heads": 2}),
+        (lambda n: projecting(n, sizes=(12, 12, 20)), "Attention", {"num_heads": 2, "qkv_hidden_sizes": [6, 6, 10]}),
+        (lambda n: rotated(n, vendor=True), "RotaryEmbedding", {"num_heads": 2}),
+        (rotated, "RotaryEmbedding", {"num_heads": 2}),
+        (vendor_rotary_without_count, "RotaryEmbedding", {}),
+    ],
+)
+def test_stored_counts_follow(write: Write, op: str, expected: Mapping[str, object]) -> None:
+    net = Net(23)
+    write(net)
+    (found,) = stored(halved(net.proto()), op)
+    kept = {name: value for name, value in found.items() if name.endswith(("heads", "sizes"))}
+    assert kept == expected
+
+
+def test_a_scale_that_was_implied_stays() -> None:
+    """The scale comes from the head size, which a cut leaves alone."""
+    net = Net(23)
+    standard(net)
+    (found,) = stored(halved(net.proto()), "Attention")
+    assert "scale" not in found
+
+
+@pytest.mark.parametrize("write", [standard, standard_rank_4, multi_head, grouped, projecting])
+def test_attention_off_leaves_fused_attention_alone(write: Write) -> None:
+    net = Net(23)
+    write(net)
+    coupling = checked(net.proto(), [], attention="off")
+    assert {item.reason.code for item in coupling.frozen} == {"attention-off", "graph-output"}
+
+
+def test_dims_of_values_go_where_the_operator_lets_them() -> None:
+    """Queries and keys keep their dimensions, for the scale depends on them; heads stay, for dims were asked for."""
+    net = Net(23)
+    standard_rank_4(net, size_v=6)
+    checked(net.proto(), [6], attention="dims")
+    net = Net(23)
+    standard(net)
+    checked(net.proto(), [], attention="dims")
+
+
+@pytest.mark.parametrize("packed_kv", [False, True])
+def test_packed_projections_are_refused(packed_kv: bool) -> None:
+    net = Net(17)
+    packed(net, packed_kv)
+    coupling = check(net.proto(), expected=(), runs=False)
+    assert "packed-attention" in {item.reason.code for item in coupling.frozen}
