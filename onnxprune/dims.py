@@ -141,7 +141,7 @@ def check_dims(inputs: Iterable[Input], dims: Dims) -> None:
     """A size below 1, or a name that no input has, is the user's mistake."""
     inputs = tuple(inputs)
     aliases = _aliases(inputs)
-    known = [*_keys(inputs), *_symbols(inputs)]
+    known = list(dict.fromkeys([*_keys(inputs), *_symbols(inputs)]))
     for name, size in dims.items():
         if size < 1:
             raise UserError(f"dimension {name!r}: {size} is not possible, the size must be at least 1")

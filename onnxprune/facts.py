@@ -75,6 +75,8 @@ class Facts:
     inexacts: list[tuple[Indices, str, str, int]] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     preferred: list[Indices] = field(default_factory=list)
+    accounted: list[Indices] = field(default_factory=list)
+    """Ids that end here on purpose: they were summed over, say."""
     copies: list[Indices] = field(default_factory=list)
     """Positions that only repeat another one; of two factors the other is cut."""
     roles: list[tuple[Indices, str, int]] = field(default_factory=list)
@@ -118,6 +120,7 @@ class Facts:
             self._fix(b, "its length is only known at run time where it meets another axis", "dynamic-size")
             return a[:0]
         if a is b:
+            self.accounted.append(a)
             return a
         both = (a != 0) & (b != 0)
         if both.any():
@@ -139,6 +142,10 @@ class Facts:
         """Return the axis as one that cannot be cut."""
         self._fix(axis.ids, sentence, code)
         return fixed(axis.size)
+
+    def account(self, axis: Axis) -> None:
+        """The axis ends here, and its cut positions leave nothing behind."""
+        self.accounted.append(axis.ids)
 
     def freeze_all(self, axes: Sequence[Axis] | None, code: str, sentence: str) -> None:
         for axis in axes or ():

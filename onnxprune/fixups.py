@@ -213,9 +213,12 @@ def _position(bound: int, size: int) -> int:
     return min(max(bound + size if bound < 0 else bound, 0), size)
 
 
-@fixup("Gather")
+@fixup("Gather", "GatherND")
 def gather(s: Surgery, node: onnx.NodeProto) -> None:
-    """Constant indices into a shrunken axis move up; those of removed positions went with the index tensor itself."""
+    """Constant indices into a shrunken axis move up; those of removed positions went with the index tensor itself.
+
+    A GatherND is cut only along the one axis that it indexes, the first.
+    """
     data, index = node.input[0], node.input[1]
     rank = len(s.before(data) or ())
     axis = attribute(node, "axis", 0) % rank if rank else 0

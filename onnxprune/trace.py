@@ -14,7 +14,7 @@ import onnx
 
 from onnxprune.attributes import subgraphs
 from onnxprune.contents import COUNTS, TRACED, Content, Entry, constant, evaluate
-from onnxprune.facts import Axis, fixed
+from onnxprune.facts import NOBODY, Axis, fixed
 from onnxprune.model import Model
 from onnxprune.rules import RULES, Flow, Refuse, Value
 from onnxprune.rules.registry import key
@@ -90,9 +90,12 @@ class Trace:
             return self._opaque(node, xs, "no-rule", f"enters {key(node)}, an operator without a rule")
         if any(x is None and name for x, name in zip(xs, node.input, strict=True)):
             return self._opaque(node, xs, "unknown-rank", f"meets a tensor of unknown rank in {node.op_type}")
-        mark = len(self.flow.ties), len(self.flow.products)
+        flow = self.flow
+        mark = len(flow.ties), len(flow.products), len(flow.frozen), len(flow.inexacts), len(flow.accounted)
         try:
-            outs = function(self.flow, node, *xs)
+            outs = function(flow, node, *xs)
+            if node.op_type != "Shape":
+                self._account(xs, outs, mark)
             self._store(node, [self._settle(name, axes) for name, axes in zip(node.output, outs, strict=False)], xs)
         except Refuse as refusal:
             self._opaque(node, xs, refusal.code, refusal.sentence)
@@ -103,6 +106,23 @@ class Trace:
             self._opaque(
                 node, xs, "unexpected-form", f"enters a {node.op_type} of a form its rule does not know ({error})"
             )
+
+    def _account(self, xs: Sequence[Value | None], outs: Sequence[Sequence[Axis]], mark: Sequence[int]) -> None:
+        """Freeze what a rule has forgotten: an axis that neither goes on, nor is tied, frozen or summed over."""
+        going = {id(axis.ids) for axes in outs for axis in axes}
+        loose = [axis for x in xs if x is not None for axis in x.axes if not axis.fixed and id(axis.ids) not in going]
+        if not loose:
+            return
+        flow = self.flow
+        said = [ids for pair in flow.ties[mark[0] :] for ids in pair]
+        said += [ids for product in flow.products[mark[1] :] for ids in (product.whole, *product.factors)]
+        said += [ids for ids, *_ in (*flow.frozen[mark[2] :], *flow.inexacts[mark[3] :])]
+        said += flow.accounted[mark[4] :]
+        said += [axis.ids for axes in outs for axis in axes if not axis.fixed]
+        known = np.unique(np.concatenate([ids.ravel() for ids in (*said, NOBODY)]))
+        for axis in loose:
+            if not np.isin(axis.ids[axis.ids != 0], known).any():
+                flow.freeze(axis, "unaccounted", f"enters {flow.current.op_type}, whose rule does not follow this axis")
 
     def _settle(self, name: str, axes: Sequence[Axis]) -> tuple[Axis, ...]:
         """Fill in lengths the rule left open; refuse if it contradicts shape inference."""

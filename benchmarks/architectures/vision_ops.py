@@ -46,9 +46,13 @@ def torchvision() -> Any:
             library.impl("roi_align", _roi_align_shape, "Meta")
         module: Any = sys.modules["torchvision.ops.roi_align"]
         module._roi_align = module._roi_align.__wrapped__  # else torch compiles it, which takes minutes
-        module._has_ops = extension._has_ops = lambda: True
+        module._has_ops = extension._has_ops = _has_operators
         _DECLARED.append(library)
     return torchvision
+
+
+def _has_operators() -> bool:  # not a lambda: torchvision's functions are scripted, with all that they call
+    return True
 
 
 def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:

@@ -19,23 +19,26 @@ def gather(f: Flow, node: object, data: Value, indices: Value) -> Sequence[Axes]
     for i in range(data.rank):
         if i != along:
             f.mark(data, i, "out")
-    picks = f.array(1)
-    rest = (data.axes[:along], data.axes[along + 1 :])
+    return [(*data.axes[:along], *_picked(f, axis, f.array(1), indices.axes), *data.axes[along + 1 :])]
+
+
+def _picked(f: Flow, axis: Axis, picks: np.ndarray | None, places: Axes) -> Sequence[Axis]:
+    """The axes that constant indices make of one axis; `places` are those of the index tensor, which run beside."""
     if axis.fixed:
-        return [(*rest[0], *indices.axes, *rest[1])]
+        return places
     if picks is None or axis.factors:
         f.freeze(axis, "indexed", "is indexed by values that are computed at run time")
-        return [(*rest[0], *indices.axes, *rest[1])]
+        return places
     if picks.ndim == 0:
         f.freeze(part(axis, np.array([int(picks)])), "indexed", "a single position is picked from it")
-        return [(*rest[0], *rest[1])]
+        return ()
     picked = part(axis, picks.ravel().astype(np.int64))
     shape = [int(n) for n in picks.shape]
-    middle = [picked] if len(shape) == 1 else f.split(picked, shape)
-    for index, new in zip(indices.axes, middle, strict=True):
-        if not new.fixed and not index.fixed:
-            f.tie(new, index)
-    return [(*rest[0], *middle, *rest[1])]
+    made = [picked] if len(shape) == 1 else f.split(picked, shape)
+    for place, new in zip(places, made, strict=True):
+        if not new.fixed and not place.fixed:
+            f.tie(new, place)
+    return made
 
 
 @rule("GatherElements", "ScatterElements", "Scatter")
@@ -68,6 +71,9 @@ def gather_nd(f: Flow, node: object, data: Value, indices: Value) -> Sequence[Ax
     batch, depth = f.attr("batch_dims", 0), indices.axes[-1].size
     if not isinstance(depth, int):
         raise Refuse("indexed", "the depth of this GatherND is only known at run time")
+    picks = f.array(1)
+    if depth == 1 and not batch and picks is not None:
+        return [(*_picked(f, data.axes[0], picks[..., 0], indices.axes[:-1]), *data.axes[1:])]
     f.freeze_all(data.axes[: batch + depth], "indexed", "is indexed by values that are computed at run time")
     f.freeze_all(indices.axes, "indexed", "holds indices")
     return [(*(fixed(a.size) for a in indices.axes[:-1]), *data.axes[batch + depth :])]

@@ -68,6 +68,7 @@ def einsum(f: Flow, node: object, *xs: Value) -> Sequence[Axes]:
         present = [x.axes[i] for x, i in places if x.axes[i].size != 1] or [fixed(1)]
         zero = any(axis.zero for axis in present)
         made[letter] = f.tie(*present, zero=zero)
+        f.account(made[letter])
         if letter not in out and not zero:
             f.inexact(made[letter], "sum-of-nonzero", "is summed over although its cut positions would not be zero")
         for x, i in places:

@@ -79,10 +79,14 @@ def normalise(f: Flow, node: object, x: Value) -> Sequence[Axes]:
     over = {i % x.rank for i in (f.attr("axes", [0, 2, 3]) if mean else [f.attr("axis", -1)])}
     return [
         tuple(
-            _over(f, axis, mean) if i in over else axis.with_zero(not mean and axis.zero)
-            for i, axis in enumerate(x.axes)
+            _over(f, axis, mean) if i in over else _beside(f, axis) if mean else axis for i, axis in enumerate(x.axes)
         )
     ]
+
+
+def _beside(f: Flow, axis: Axis) -> Axis:
+    """There is no epsilon: where a cut position is the same everywhere, its variance of 0 is divided by."""
+    return f.inexact(axis.with_zero(False), "not-finite", "MeanVarianceNormalization divides by the variance of zeros")
 
 
 def _over(f: Flow, axis: Axis, mean: bool) -> Axis:

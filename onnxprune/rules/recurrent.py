@@ -3,7 +3,7 @@
     W (directions, gates*hidden, input)    R (directions, gates*hidden, hidden)    B (directions, 2*gates*hidden)
 
 One tensor holds both directions, so a unit is the same h in each of them. With zero rows and a zero state a unit stays
-zero for ever (tanh(0) = 0), so the states keep zeros.
+zero for ever if what makes its state does (tanh(0) = 0; what the gates do with it does not matter).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from onnxprune.facts import Axis, fixed
 from onnxprune.rules.registry import Axes, Flow, Value, rule
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-DEFAULTS = {"Sigmoid", "Tanh", "Relu"}
+GATE_ACTIVATIONS = {"LSTM": 1, "GRU": 1, "RNN": 0}
+"""So many of the activations of each direction belong to gates, the others make the state."""
+ZERO_STAYS = {"tanh", "relu", "leakyrelu", "thresholdedrelu", "scaledtanh", "elu", "softsign"}
 
 
 @rule("LSTM", "GRU", "RNN")
@@ -45,9 +47,15 @@ def recurrent(
     for state in starts:
         f.mark(state, 2, "shift")
         f.tie(state.axes[2], hidden)
-    activations = {name.decode() if isinstance(name, bytes) else name for name in f.attr("activations", [])}
-    zero = all(state.axes[2].zero for state in starts) and activations <= DEFAULTS
+    zero = all(state.axes[2].zero for state in starts) and _keeps_zero(f, w.axes[0])
     return _outputs(f, x, w, hidden.with_zero(zero))
+
+
+def _keeps_zero(f: Flow, directions: Axis) -> bool:
+    names = [name.decode() if isinstance(name, bytes) else name for name in f.attr("activations", [])]
+    of_each = max(1, len(names) // int(directions.size))
+    makers = [name for i, name in enumerate(names) if i % of_each >= GATE_ACTIVATIONS[f.current.op_type]]
+    return {name.lower() for name in makers} <= ZERO_STAYS
 
 
 def _outputs(f: Flow, x: Value, w: Value, hidden: Axis) -> Sequence[Axes]:

@@ -19,8 +19,12 @@ def reduce(f: Flow, node: object, x: Value, axes: Value | None = None) -> Sequen
         given = [] if f.attr("noop_with_empty_axes", 0) else list(range(x.rank))
     over = {i % x.rank for i in given if x.rank}
     for i in over:
+        f.account(x.axes[i])
         if not (op in SUMS.split() and x.axes[i].zero):
             f.inexact(x.axes[i], "reduced", f"is reduced by {op} and its cut positions would count")
+    for i, axis in enumerate(x.axes):
+        if op == "ReduceLogSum" and i not in over and axis.zero:
+            f.inexact(axis, "not-finite", "ReduceLogSum is not finite at the zeros of its cut positions")
     zero = op in KEEPS_ZERO.split()
     kept = f.attr("keepdims", 1)
     out = [

@@ -112,12 +112,13 @@ class Flow(Facts):
             self.prefer(axis)
         if self.attention != "dims":
             self.freeze_all(within, "head-dims", "is a dimension within attention heads (cut with --attention dims)")
-        if self.attention == "off":
+        if self.attention != "heads":
             self.freeze_all(batch, "attention-off", "counts attention heads, which were asked to stay")
 
     def contract(self, a: Axis, b: Axis) -> None:
         """Two axes are multiplied and summed over: exact if one of them holds zeros where it is cut."""
         both = self.tie(a, b)
+        self.account(both)
         if not (a.zero or b.zero):
             self.inexact(both, "sum-of-nonzero", "is summed over although its cut positions would not be zero")
 

@@ -40,7 +40,8 @@ def _kept(f: Flow, axis: Axis, at: int, count: int) -> bool:
 @rule("GridSample")
 def grid_sample(f: Flow, node: object, x: Value, grid: Value) -> Sequence[Axes]:
     f.freeze_all([*x.axes[2:], *grid.axes[1:]], "resized", "is resampled")
-    return [(*x.axes[:2], *(fixed(axis.size) for axis in grid.axes[1:-1]))]
+    batch = f.tie(x.axes[0], grid.axes[0], zero=x.axes[0].zero)
+    return [(batch, x.axes[1], *(fixed(axis.size) for axis in grid.axes[1:-1]))]
 
 
 @rule("RoiAlign", "MaxRoiPool")
