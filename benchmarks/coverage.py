@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import re
 import sys
 import threading
 import time
@@ -33,6 +34,7 @@ from coverage_table import table
 
 STAGES = ("export", "prune")
 LINE = "result: "
+_RAISED = re.compile(r"([a-z_]\w*\.)*[A-Z]\w+: ")
 RATIO = 0.5
 CRITERION = "l2"
 
@@ -129,7 +131,7 @@ def _reached(model: Any, coupling: Any, cost: Any) -> Result:
     total = max(cost.macs, 1)
     return {
         "macs": cost.macs,
-        "uncounted": list(cost.unknown)[:5],
+        "uncounted": len(cost.unknown),
         "reach": reach(model, coupling, cost).share,
         "groups": len(coupling.groups),
         "units": sum(group.size for group in coupling.groups),
@@ -155,12 +157,11 @@ def _failure(done: child.Child) -> str:
     """The first line of the exception: exporters write pages."""
     if done.timed_out or done.status < 0:
         return done.failure
-    lines = [line for line in done.stderr.splitlines() if line and not line.startswith((" ", "\t"))]
-    raised = [line for line in lines if line.split(":")[0].replace(".", "").replace("_", "").isalnum() and ":" in line]
+    lines = [line for line in done.stderr.splitlines() if _RAISED.match(line)]
     # torch's exporter wraps the error that stopped it into pages of advice
-    wrapped = raised and raised[-1].startswith("torch.onnx._internal")
-    causes = [line for line in raised if "Error:" in line and not line.startswith("torch.onnx._internal")]
-    said = causes[0] if wrapped and causes else raised[-1] if raised else done.failure
+    causes = [line for line in lines if not line.startswith("torch.onnx._internal")]
+    wrapped = lines and lines[-1] not in causes
+    said = causes[0] if wrapped and causes else lines[-1] if lines else done.failure
     return said.replace("\x1b[96m", "").replace("\x1b[0m", "")[:400]
 
 

@@ -61,6 +61,8 @@ def _why(pruned: Result) -> str:
     if "notes" in pruned and not pruned["ok"]:
         said = f"NOT VERIFIED: {_text(pruned['notes'][0])}; "
     reasons = [f"{code} ({share:.0%})" for code, share, _ in pruned.get("frozen", [])[:2] if share >= 0.005]
+    if pruned.get("uncounted"):
+        reasons.append(f"MACs of {pruned['uncounted']} nodes not counted")
     return said + ", ".join(reasons)
 
 

@@ -3,7 +3,9 @@
     0    done
     2    a mistake in what was given: one line on stderr, nothing written
     3    a pruned model did not pass verification: likewise
-    130  interrupted        141  whoever read the output has gone
+    4    done, but the result could not be printed
+    130  interrupted (129 and 143: by SIGHUP and SIGTERM); nothing written
+    141  whoever read the output has gone
 
 stdout is the result, stderr the talk. What escapes here otherwise is a bug of ours and keeps its traceback.
 """
@@ -16,13 +18,13 @@ from collections.abc import Sequence
 
 from onnxprune.cli import analyze, apply, bench, ops, prune, verify
 from onnxprune.cli.arguments import RATIO, Parser, unknown
-from onnxprune.cli.labels import printable
+from onnxprune.cli.ending import code_of, keep_standard_streams, orderly
+from onnxprune.cli.talk import Unheard, say, stdout
 from onnxprune.errors import UserError
 from onnxprune.version import __version__
 
 COMMANDS = (analyze, ops, prune, apply, verify, bench)
 
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 _EXAMPLES = f"""\
@@ -55,32 +57,41 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    keep_standard_streams()
     try:
-        top = parser()
-        args, rest = top.parse_known_args(argv)
-        if args.command is None:
-            raise UserError("name a command: analyze, ops, prune, apply, verify or bench (see 'onnxprune --help')")
-        if rest:
-            raise UserError(unknown(top, args.command, rest[0]))
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
-    except SystemExit as end:  # argparse, after --help and --version
-        return int(end.code or 0)
+        with orderly():
+            return _run(argv)
     except UserError as error:
-        sys.stderr.write(f"onnxprune: error: {printable(' '.join(str(error).split()))}\n")
+        if isinstance(error, Unheard):
+            _forget_stdout()
+        say(f"onnxprune: error: {' '.join(str(error).split())}")
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("onnxprune: interrupted\n")
-        return INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        say("onnxprune: interrupted")
+        return code_of(interruption)
     except BrokenPipeError:
         _forget_stdout()
         return BROKEN_PIPE
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        top = parser()
+        args, rest = top.parse_known_args(argv)
+    except SystemExit as end:  # argparse, after --help and --version
+        with stdout():
+            return int(end.code or 0)
+    if args.command is None:
+        raise UserError("name a command: analyze, ops, prune, apply, verify or bench (see 'onnxprune --help')")
+    if rest:
+        raise UserError(unknown(top, args.command, rest[0]))
+    code: int = args.run(args)
+    return code
 
 
 def _forget_stdout() -> None:
     """Else the interpreter tries to flush what nobody reads, and complains, when it ends."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # stdout is no file, as in a notebook
+    except (AttributeError, OSError, ValueError):  # stdout is closed, or no file, as in a notebook
         pass

@@ -8,14 +8,15 @@ from typing import Any
 
 from onnxprune import template
 from onnxprune.cli import inventory, overview, source, why
-from onnxprune.cli.arguments import Commands, add_analysis, add_dims, add_model, command, finished
+from onnxprune.cli.arguments import Commands, add_analysis, add_dims, add_model, command, file_name, finished
 from onnxprune.cli.dot import dot
-from onnxprune.cli.files import distinct, write
+from onnxprune.cli.files import distinct
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.talk import Talk
 from onnxprune.passes import Analyze, Normalize
 from onnxprune.pipeline import Pass, PassManager
-from onnxprune.store import check_writable
+from onnxprune.replacing import check_writable, write_text
+from onnxprune.store import check_apart
 
 _EXAMPLES = """\
 examples:
@@ -43,8 +44,10 @@ def add(commands: Commands) -> None:
         metavar=("A", "B"),
         help="explain how two things are coupled; each a tensor, tensor:axis, a node or a group",
     )
-    parser.add_argument("--dot", metavar="FILE", help="write the slot graph for Graphviz")
-    parser.add_argument("--template", metavar="FILE", help="write a TOML file with every option and every group")
+    parser.add_argument("--dot", metavar="FILE", type=file_name, help="write the slot graph for Graphviz")
+    parser.add_argument(
+        "--template", metavar="FILE", type=file_name, help="write a TOML file with every option and every group"
+    )
     add_analysis(parser)
     add_dims(parser)
     finished(parser, run)
@@ -61,6 +64,7 @@ def run(args: Namespace) -> int:
     with Activity(talk) as activity:
         activity.step("reading")
         given = source.opened(path, args.dim)
+        check_apart(given.model, files)
         passes: list[Pass] = [Normalize(), Analyze(args.allow_inexact, args.attention)]
         state = PassManager(passes, [Narrator(activity, talk)]).run(given.model)
         model, coupling = state.model, state.coupling
@@ -74,10 +78,10 @@ def run(args: Namespace) -> int:
             found = inventory.take(model, coupling, given.dims)
             document, parts = inventory.document(found), overview.parts(found, verbose=talk.verbose)
         if args.template:
-            write(Path(args.template), template.write(coupling))
+            write_text(Path(args.template), template.write(coupling))
         if args.dot:
-            write(Path(args.dot), dot(model, coupling))
+            write_text(Path(args.dot), dot(model, coupling))
     for file in files:
         talk.note(f"wrote {file}")
-    talk.result({"command": "analyze", **document}, parts)
+    talk.result({"command": "analyze", **document}, parts, wrote=files)
     return 0

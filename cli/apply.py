@@ -6,7 +6,16 @@ from argparse import Namespace
 from pathlib import Path
 
 from onnxprune.cli import before_after, outcome
-from onnxprune.cli.arguments import Commands, add_checks, add_dims, add_output, add_threads, command, finished
+from onnxprune.cli.arguments import (
+    Commands,
+    add_checks,
+    add_dims,
+    add_output,
+    add_threads,
+    command,
+    file_name,
+    finished,
+)
 from onnxprune.cli.production import job, produce
 from onnxprune.cli.talk import Talk
 from onnxprune.passes import LoadPlan
@@ -29,8 +38,8 @@ def add(commands: Commands) -> None:
         "The result is verified, measured and written as by `onnxprune prune`.",
         _EXAMPLES,
     )
-    parser.add_argument("model", metavar="MODEL", help="ONNX file")
-    parser.add_argument("plan", metavar="PLAN", help="JSON file written by `onnxprune prune --plan`")
+    parser.add_argument("model", metavar="MODEL", type=file_name, help="ONNX file")
+    parser.add_argument("plan", metavar="PLAN", type=file_name, help="JSON file written by `onnxprune prune --plan`")
     add_output(parser)
     add_checks(parser)
     add_dims(parser)
@@ -43,5 +52,6 @@ def run(args: Namespace) -> int:
     talk = Talk.of(args)
     plan = Path(args.plan)
     found = produce(job(args, given=[plan]), [LoadPlan(plan)], args, talk)
-    talk.result({"command": "apply", **outcome.document(found)}, before_after.parts(found, verbose=talk.verbose))
+    parts = before_after.parts(found, verbose=talk.verbose)
+    talk.result({"command": "apply", **outcome.document(found)}, parts, wrote=found.files)
     return 0

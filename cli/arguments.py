@@ -8,15 +8,20 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Callable
+from difflib import SequenceMatcher
 from typing import Any, NoReturn
 
 from onnxprune.analyze import ATTENTION
 from onnxprune.errors import UserError
 from onnxprune.names import suggest
+from onnxprune.runtime import MOST_THREADS
 from onnxprune.verify import MODES
 
 Commands = Any
 """What argparse's `add_subparsers` returns; its type is private."""
+
+_NEAR = 0.6
+"""How alike an option must be to be the one that was meant."""
 
 WIDTH = 79
 """Of help texts."""
@@ -65,19 +70,28 @@ def unknown(top: Parser, command: str, argument: str) -> str:
     for action in top._actions:
         if isinstance(action, argparse._SubParsersAction):
             known = list(action.choices[command]._option_string_actions)
-    hint = suggest(argument.split("=")[0], known) if argument.startswith("-") else ""
+    name = argument.split("=")[0]
+    # all options begin with dashes, which makes them look alike
+    near = [option for option in known if SequenceMatcher(None, name.strip("-"), option.strip("-")).ratio() > _NEAR]
+    hint = suggest(name, near) if argument.startswith("-") else ""
     return f"unrecognized argument {argument!r}{hint} (see 'onnxprune {command} --help')"
 
 
 def add_model(parser: Parser) -> None:
     """The model, or the embedded one."""
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="ONNX file (default: the small network shipped)")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", type=file_name, help="ONNX file (default: the small network shipped)"
+    )
 
 
 def add_output(parser: Parser) -> None:
     """Where the result goes."""
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="file to write (default: NAME-pruned.onnx in the current folder)"
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=file_name,
+        help="file to write (default: NAME-pruned.onnx in the current folder)",
     )
 
 
@@ -112,7 +126,7 @@ def add_threads(parser: Parser) -> None:
     parser.add_argument(
         "--threads",
         metavar="N",
-        type=whole,
+        type=_threads,
         default=1,
         help="threads of onnxruntime; 0: as many as it likes (default: 1)",
     )
@@ -134,6 +148,20 @@ def add_checks(parser: Parser) -> None:
     checks.add_argument(
         "--no-bench", action="store_true", help="do not measure latency (never done without numeric verification)"
     )
+
+
+def file_name(text: str) -> str:
+    """The name of a file, as far as that can be told without looking."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file")
+    return text
+
+
+def _threads(text: str) -> int:
+    found = whole(text)
+    if found > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"at most {MOST_THREADS} threads are possible")
+    return found
 
 
 def whole(text: str) -> int:

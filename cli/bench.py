@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnxprune
 from onnxprune import store
 from onnxprune.bench import BenchReport
-from onnxprune.cli.arguments import Commands, add_dims, add_threads, command, finished, positive
+from onnxprune.cli.arguments import Commands, add_dims, add_threads, command, file_name, finished, positive
 from onnxprune.cli.figures import bindings, count, milliseconds, plural, size
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.tables import Column, Grid, Part
@@ -37,7 +37,11 @@ def add(commands: Commands) -> None:
         _EXAMPLES,
     )
     parser.add_argument(
-        "models", metavar="MODEL", nargs="+", help="ONNX file; the first is what the others are held against"
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        type=file_name,
+        help="ONNX file; the first is what the others are held against",
     )
     add_threads(parser)
     parser.add_argument("--batch", metavar="N", type=positive, help="size of every free batch dimension (default: 1)")
@@ -82,12 +86,15 @@ def run(args: Namespace) -> int:
 def _batch(models: Sequence[Model], dims: dict[str, int], batch: int) -> dict[str, int]:
     """The batch size bound to every free dimension that is a batch."""
     inputs = [x for model in models for x in inputs_of(model, dims)]
-    free = candidates(inputs, dims)[0]
-    found = {key: batch for key in free if kind_of(inputs, key) == "batch" and key not in dims}
-    if not found and batch != 1:
+    free, unbound = (candidates(inputs, given, batch=batch)[0] for given in (dims, {}))
+    keys = [key for key in free if kind_of(inputs, key) == "batch"]
+    for key in keys:
+        if free[key] != batch == unbound[key]:
+            raise UserError(f"--batch {batch} contradicts --dim, which makes {key!r} {free[key]}")
+    if not keys and batch != 1:
         listed = f"the free dimensions are {', '.join(free)}, use --dim" if free else "all inputs are of fixed size"
         raise UserError(f"--batch {batch}: no input has a free batch dimension; {listed}")
-    return found
+    return {key: batch for key in keys if key not in dims}
 
 
 def _seconds(text: str) -> float:

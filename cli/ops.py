@@ -16,7 +16,7 @@ from onnxprune.cli.talk import Talk
 from onnxprune.coupling import Coupling
 from onnxprune.model import Model
 from onnxprune.passes import Analyze, Normalize
-from onnxprune.pipeline import PassManager
+from onnxprune.pipeline import Pass, PassManager
 from onnxprune.rules import RULES
 from onnxprune.rules.registry import key
 
@@ -50,7 +50,7 @@ def run(args: Namespace) -> int:
     path = Path(args.model) if args.model else source.default_path()
     with Activity(talk) as activity:
         activity.step("reading")
-        passes = [Normalize(), Analyze(args.allow_inexact, args.attention)]
+        passes: list[Pass] = [Normalize(), Analyze(args.allow_inexact, args.attention)]
         state = PassManager(passes, [Narrator(activity, talk)]).run(source.opened(path, []).model)
         assert state.coupling is not None
         found = _operators(state.model, state.coupling)

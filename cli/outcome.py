@@ -38,6 +38,11 @@ class Outcome:
         return replace(self, seconds=dict(seconds), skipped=skipped)
 
     @property
+    def files(self) -> list[Path]:
+        """What was written."""
+        return [self.output, *([self.plan_file] if self.plan_file is not None else [])]
+
+    @property
     def groups(self) -> tuple[GroupSummary, ...]:
         """Those open to selection; of a plan that does not list them, those that it cuts."""
         if self.plan.groups:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,23 +21,25 @@ from onnxprune.cli.source import Source, default_path, opened
 from onnxprune.cli.talk import Talk
 from onnxprune.cost import cost
 from onnxprune.coupling import Reason
+from onnxprune.errors import UserError
 from onnxprune.passes import Apply, Bench, Normalize, Save, Select, Verify
 from onnxprune.pipeline import Observer, Pass, PassManager, State, Timings
-from onnxprune.store import check_writable
+from onnxprune.replacing import check_writable
+from onnxprune.store import check_apart, check_target, data_file
 
 BENCH_SECONDS = 2.0
 """How long the original and the result run against each other."""
 
 
 class PlanFile(Observer):
-    """Writes the plan when the model is about to be written, and not if nothing comes of it."""
+    """Writes the plan when the model is about to be written; it appears when `pending` ends well, else never."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, pending: ExitStack) -> None:
+        self.path, self.pending = path, pending
 
     def before(self, step: Pass, state: State) -> None:
         if isinstance(step, Save) and state.plan is not None:
-            plan_json.save(state.plan, self.path)
+            self.pending.enter_context(plan_json.saving(state.plan, self.path))
 
 
 class Skipped(Observer):
@@ -71,7 +74,11 @@ def job(args: Namespace, *, plan: str | None = None, given: Sequence[Path] = ())
     if written is not None:
         check_writable(written)
         distinct([path, written])
-    distinct([output, *given, *([written] if written is not None else [])])
+    others = [*given, *([written] if written is not None else [])]
+    distinct([output, *others])
+    for file in others:
+        if file.resolve() == data_file(output).resolve():
+            raise UserError(f"{str(file)!r} is where the weights of {str(output)!r} would go; choose another name")
     return Job(path, output, written, embedded=not args.model)
 
 
@@ -81,10 +88,13 @@ def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk) -> Ou
     with Activity(talk) as activity:
         activity.step("reading")
         source = opened(job.model, args.dim)
+        check_target(source.model, job.output)
         observers: list[Observer] = [Narrator(activity, talk), timings, skipped]
-        if job.plan is not None:
-            observers.append(PlanFile(job.plan))
-        state = PassManager(_passes(job, makers, args, source), observers).run(source.model)
+        with ExitStack() as pending:
+            if job.plan is not None:
+                check_apart(source.model, [job.plan])
+                observers.append(PlanFile(job.plan, pending))
+            state = PassManager(_passes(job, makers, args, source), observers).run(source.model)
         activity.step("counting")
         found = _outcome(job, args, source, state)
     for reason in dict.fromkeys(reason.sentence for reason in skipped.reasons.values()):
@@ -92,7 +102,7 @@ def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk) -> Ou
     for note in found.verification.notes:
         talk.note(f"note: {note}")
     talk.detail(f"{'in all':<10} {sum(seconds for _, seconds in timings.seconds):7.3f} s")
-    for file in filter(None, (job.output, job.plan)):
+    for file in found.files:
         talk.note(f"wrote {file}")
     return found.timed(timings.seconds, skipped.reasons)
 

@@ -16,7 +16,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from onnxprune.cli.talk import Talk
+from onnxprune.cli.talk import Talk, say
 from onnxprune.pipeline import Observer, Pass, State, name_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Activity:
     """What is being done right now, shown by a thread of its own if it goes on for long."""
 
     def __init__(self, talk: Talk, *, delay: float = DELAY) -> None:
-        self._silent, self._delay = talk.quiet, delay
+        self._silent, self._delay = talk.quiet or sys.stderr is None, delay
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._step: tuple[str, float] = ("", 0.0)
@@ -85,8 +85,7 @@ class Activity:
         while not self._over.wait(_TICK):
             what, since = self._step
             if what != said and time.monotonic() - since >= BRIEF:
-                sys.stderr.write(f"{what} ...\n")
-                sys.stderr.flush()
+                say(f"{what} ...")
                 said = what
 
     def _animate(self) -> None:

@@ -14,6 +14,7 @@ from onnxprune.cli.arguments import (
     add_output,
     add_threads,
     command,
+    file_name,
     finished,
 )
 from onnxprune.cli.production import job, produce
@@ -43,7 +44,12 @@ def add(commands: Commands) -> None:
     add_output(parser)
     settings.add(parser)
     add_analysis(parser)
-    parser.add_argument("--plan", metavar="FILE", help="also write what was cut, for `onnxprune apply` and `verify`")
+    parser.add_argument(
+        "--plan",
+        metavar="FILE",
+        type=file_name,
+        help="also write what was cut, for `onnxprune apply` and `verify`",
+    )
     add_checks(parser)
     add_dims(parser)
     add_threads(parser)
@@ -58,5 +64,6 @@ def run(args: Namespace) -> int:
     if todo.embedded:
         talk.note("no model named: pruning the digits network that is shipped")
     found = produce(todo, [Analyze(args.allow_inexact, args.attention), chosen.score, chosen.select], args, talk)
-    talk.result({"command": "prune", **outcome.document(found)}, before_after.parts(found, verbose=talk.verbose))
+    parts = before_after.parts(found, verbose=talk.verbose)
+    talk.result({"command": "prune", **outcome.document(found)}, parts, wrote=found.files)
     return 0

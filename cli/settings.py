@@ -10,12 +10,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from onnxprune import template
-from onnxprune.cli.arguments import Parser, positive, whole
-from onnxprune.criteria import CRITERIA, find
+from onnxprune.cli.arguments import Parser, file_name, positive, whole
+from onnxprune.criteria import CRITERIA
 from onnxprune.passes import Score, Select
 from onnxprune.scores import NORMALIZERS, REDUCERS
-from onnxprune.select import SCOPES, check_options
-from onnxprune.targets import parse
+from onnxprune.select import SCOPES
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,7 @@ def add(parser: Parser) -> None:
     which.add_argument(
         "--config",
         metavar="FILE",
+        type=file_name,
         help="TOML file with any of these options and ratios of single groups (`onnxprune analyze --template`); "
         "what the command line says counts more",
     )
@@ -88,9 +88,8 @@ def decided(args: Namespace) -> Settings:
     select = Select(**_given(Select, args, file), ratios=file.ratios)
     if select.targets and args.ratio is not None:
         select = replace(select, targets=(*select.targets, f"ratio={args.ratio}"))
-    parse(select.targets)
-    find(score.criterion)
-    check_options(select.ratio, select.scope, select.round_to, select.min_keep)
+    score.check()
+    select.check()
     return Settings(score, select)
 
 

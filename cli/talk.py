@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from onnxprune.cli.labels import printable
 from onnxprune.cli.tables import Part, rendered
+from onnxprune.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,20 +33,46 @@ class Talk:
     def note(self, text: str) -> None:
         """Something to know."""
         if not self.quiet:
-            _write(sys.stderr, f"{printable(text)}\n")
+            say(text)
 
     def detail(self, text: str) -> None:
         """Something that only `-v` wants to know."""
         if self.verbose:
             self.note(text)
 
-    def result(self, document: Mapping[str, Any], parts: Sequence[Part]) -> None:
-        """What was asked for: a document for programs, or tables and lines for people."""
-        if self.json:
-            text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        else:
-            text = rendered(parts)
-        _write(sys.stdout, text)
+    def result(self, document: Mapping[str, Any], parts: Sequence[Part], *, wrote: Sequence[Path] = ()) -> None:
+        """What was asked for: a document for programs, or tables and lines for people. `wrote`: files that are safe."""
+        with stdout(wrote):
+            if self.json:
+                text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            else:
+                text = rendered(parts)  # rich touches the stream as well
+            _write(sys.stdout, text)
+
+
+class Unheard(UserError):
+    """The work is done, but nobody can be told."""
+
+    exit_code = 4
+
+
+@contextmanager
+def stdout(wrote: Sequence[Path] = ()) -> Iterator[None]:
+    """Whatever is written inside has left the program afterwards."""
+    try:
+        yield
+        _write(sys.stdout, "")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        done = f" (written: {', '.join(repr(str(path)) for path in wrote)})" if wrote else ""
+        raise Unheard(f"cannot write the result to stdout: {error.strerror or error}{done}") from None
+
+
+def say(text: str) -> None:
+    """A line on stderr, as far as there is anybody to read it."""
+    with suppress(OSError):
+        _write(sys.stderr, f"{printable(text)}\n")
 
 
 def _plain(value: Any) -> Any:
@@ -57,8 +86,10 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _write(stream: TextIO, text: str) -> None:
+def _write(stream: TextIO | None, text: str) -> None:
     """A name that the stream's encoding lacks is escaped: it must not end the program."""
+    if stream is None:  # Python's way of saying that it was closed from the start
+        raise OSError(errno.EBADF, "it is closed")
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()

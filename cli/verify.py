@@ -8,7 +8,7 @@ from pathlib import Path
 import onnxprune
 from onnxprune import plan_json
 from onnxprune.cli import outcome
-from onnxprune.cli.arguments import Commands, add_dims, add_threads, command, finished
+from onnxprune.cli.arguments import Commands, add_dims, add_threads, command, file_name, finished
 from onnxprune.cli.figures import bindings, noise, plural
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.source import opened
@@ -35,9 +35,11 @@ def add(commands: Commands) -> None:
         "Exit code 0: they agree to float noise; 3: they do not.",
         _EXAMPLES,
     )
-    parser.add_argument("original", metavar="ORIGINAL", help="ONNX file before pruning")
-    parser.add_argument("pruned", metavar="PRUNED", help="ONNX file after pruning")
-    parser.add_argument("--plan", metavar="PLAN", required=True, help="JSON file that says what was cut")
+    parser.add_argument("original", metavar="ORIGINAL", type=file_name, help="ONNX file before pruning")
+    parser.add_argument("pruned", metavar="PRUNED", type=file_name, help="ONNX file after pruning")
+    parser.add_argument(
+        "--plan", metavar="PLAN", type=file_name, required=True, help="JSON file that says what was cut"
+    )
     parser.add_argument(
         "--mode",
         choices=[mode for mode in MODES if mode != "off"],
@@ -54,7 +56,7 @@ def run(args: Namespace) -> int:
     talk = Talk.of(args)
     with Activity(talk) as activity:
         activity.step("reading")
-        plan = plan_json.load(args.plan)
+        plan = plan_json.load_cuts(args.plan)
         source = opened(Path(args.original), args.dim)
         original, pruned = onnxprune.normalize(source.model), onnxprune.load(args.pruned)
         check(plan, {name: dims for name, (_, dims) in infer(original).items()})

@@ -17,6 +17,7 @@ from onnxprune.coupling import Coupling
 from onnxprune.errors import UserError
 from onnxprune.model import Model
 from onnxprune.names import suggest
+from onnxprune.shapes import infer
 
 Key = tuple[str, int]
 """A slot: tensor and axis."""
@@ -78,6 +79,9 @@ def find(model: Model, coupling: Coupling, name: str) -> Side:
     if name in tensors:
         return _side(coupling, name, "tensor", [key for key in coupling.graph if key[0] == name], [name])
     if stem in tensors and axis.isdecimal():
+        shape = infer(model).get(stem, (0, None))[1]
+        if shape is not None and int(axis) >= len(shape):
+            raise UserError(f"there is no axis {name!r}: {stem!r} has {len(shape)} axes, counted from 0")
         return _side(coupling, name, "axis", [(stem, int(axis))], [stem])
     if name in nodes:
         own = [key for key in coupling.graph if key[0] in nodes[name]]

@@ -23,7 +23,7 @@ from onnxprune.coupling import Coupling, Group, Reason, Slot
 from onnxprune.criteria import criterion
 from onnxprune.errors import UserError, VerificationError
 from onnxprune.model import Model
-from onnxprune.normalize import merge_clones, normalize
+from onnxprune.normalize import normalize, restore
 from onnxprune.pipeline import Observer, PassManager, State
 from onnxprune.plan import Plan
 from onnxprune.plan_json import load as load_plan
@@ -70,4 +70,4 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write a model atomically, its weights beside it where they came from there or are too big for one file."""
-    store.save(merge_clones(model), path)
+    store.save(restore(model), path)

@@ -16,7 +16,7 @@ from onnxprune.attributes import subgraphs
 from onnxprune.coupling import Coupling, Frozen, Group, Indices, Reason, Slot
 from onnxprune.errors import UserError
 from onnxprune.facts import Facts
-from onnxprune.model import Model
+from onnxprune.model import Model, expect_model
 from onnxprune.normalize import graphs
 from onnxprune.probes import FLOATS
 from onnxprune.shapes import infer
@@ -32,11 +32,17 @@ def analyze(model: Model, *, allow_inexact: bool = False, attention: str = "head
     In attention whole `heads` are cut, `dims` within all heads alike, or nothing (`off`). `strict` lets a rule that
     fails raise (for tests).
     """
-    if attention not in ATTENTION:
-        raise UserError(f"attention must be one of {', '.join(ATTENTION)}, not {attention!r}")
+    check_options(attention)
+    expect_model(model, "analyze")
     trace = Trace(model, infer(model), attention=attention, strict=strict)
     solution = solve(trace.flow, allow_inexact=allow_inexact)
     return _Reader(trace, solution).coupling()
+
+
+def check_options(attention: str) -> None:
+    """Refuse what cannot be, before any work is done."""
+    if attention not in ATTENTION:
+        raise UserError(f"attention must be one of {', '.join(ATTENTION)}, not {attention!r}")
 
 
 class _Reader:

@@ -6,9 +6,12 @@ it compares what its node stores with what the plan says its output will be.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 
+from onnxprune.attributes import subgraphs
 from onnxprune.fixups import FIXUPS
 from onnxprune.model import Model
 from onnxprune.plan import Plan, check
@@ -17,6 +20,7 @@ from onnxprune.settle import ranked_shapes
 from onnxprune.shapes import infer
 from onnxprune.surgery import Dims, Surgery
 from onnxprune.tensors import Tensor
+from onnxprune.trace import captured
 
 
 def apply(model: Model, plan: Plan) -> Model:
@@ -26,7 +30,9 @@ def apply(model: Model, plan: Plan) -> Model:
     check(plan, before)
     removed = plan.removed()
     weights = {name: _sliced(tensor, removed) for name, tensor in model.weights.items()}
-    surgery = Surgery(plan, before, model.weights, weights, model.opset)
+    names = {name for node in model.graph.node for name in (node.name, *node.output)}
+    taken = names | {item.name for item in model.graph.input} | set(weights)
+    surgery = Surgery(plan, before, model.weights, weights, model.opset, _users(model.graph), taken)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     nodes = list(proto.graph.node)
@@ -36,12 +42,20 @@ def apply(model: Model, plan: Plan) -> Model:
         fix = FIXUPS.get(key(node))
         if fix is not None and surgery.touches(node):
             fix(surgery, node)
-        proto.graph.node.extend([*surgery.pending, node])
+        proto.graph.node.extend([*surgery.pending, node, *surgery.following])
         surgery.pending.clear()
+        surgery.following.clear()
         surgery.follow(node)
     pruned = model.replace(proto=proto, weights=surgery.weights)
     _declare(pruned)
     return pruned
+
+
+def _users(graph: onnx.GraphProto) -> Counter[str]:
+    users = Counter(name for node in graph.node for name in node.input)
+    users.update(name for node in graph.node for body in subgraphs(node) for name in captured(body))
+    users.update(item.name for item in graph.output)
+    return users
 
 
 def _sliced(tensor: Tensor, removed: dict[tuple[str, int], np.ndarray]) -> Tensor:

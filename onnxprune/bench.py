@@ -25,6 +25,7 @@ from onnxprune.names import suggest
 from onnxprune.peak import peak_memory
 from onnxprune.regions import Region
 from onnxprune.rounds import time_rounds
+from onnxprune.runtime import check_threads
 from onnxprune.store import load, save
 
 _CPU = "CPUExecutionProvider"
@@ -101,10 +102,11 @@ def bench(
     on_progress: Progress | None = None,
 ) -> BenchReport:
     """Time the models against each other: `runs` rounds, or as many as fit into `seconds`, but at least five."""
-    if not models:
-        raise UserError("nothing to measure: give at least one model")
-    if threads < 0 or warmup < 0 or seconds < 0 or (runs is not None and runs < 1):
-        raise UserError("threads, warm-up and seconds cannot be negative, and there must be at least one run")
+    if not models or isinstance(models, str | Path | Model):
+        raise UserError("nothing to measure: give a list of at least one model")
+    if names is not None and len(names) != len(models):
+        raise UserError(f"there are {len(models)} models, but {len(names)} names")
+    check_options(threads, warmup, seconds, runs)
     import onnxruntime
 
     provider = resolve_provider(provider)
@@ -142,6 +144,13 @@ def bench(
                 progress("memory", (index + 1) / len(field))
             rows.append(_row(each, samples[:, index], samples[:, 0], peak))
     return BenchReport(tuple(rows), len(samples), threads, provider, chosen, onnxruntime.__version__)
+
+
+def check_options(threads: int, warmup: int, seconds: float, runs: int | None) -> None:
+    """Refuse what cannot be, before any work is done."""
+    check_threads(threads)
+    if warmup < 0 or seconds < 0 or (runs is not None and runs < 1):
+        raise UserError("warm-up and seconds cannot be negative, and there must be at least one run")
 
 
 def resolve_provider(name: str) -> str:
@@ -188,7 +197,7 @@ def _session(path: Path, title: str, *, threads: int, provider: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     # else the threads of the model that has just run go on spinning while the next one is being timed
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:

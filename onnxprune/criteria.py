@@ -55,6 +55,9 @@ class Criterion:
         return inspect.getdoc(self.function) or ""
 
 
+ROLES = ("out", "in", "scale", "shift", "keep")
+"""What a weight may do with a channel, see `Slot`."""
+
 CRITERIA: dict[str, Criterion] = {}
 
 
@@ -70,6 +73,9 @@ def criterion(
     """Register the decorated function under `name`; see `Criterion` for what the options promise."""
     if name in CRITERIA:
         raise ValueError(f"criterion {name!r} is registered already")
+    for role in roles:
+        if role not in ROLES:
+            raise ValueError(f"criterion {name!r} cannot read {role!r}: the roles are {', '.join(ROLES)}")
 
     def register(function: F) -> F:
         CRITERIA[name] = Criterion(name, function, roles, ops, rowwise, seeded, hint)
@@ -82,7 +88,9 @@ def find(name: str) -> Criterion:
     """The criterion of that name; an unknown one is the user's error."""
     if name in CRITERIA:
         return CRITERIA[name]
-    raise UserError(f"unknown criterion {name!r}{suggest(name, CRITERIA)} (there are: {', '.join(sorted(CRITERIA))})")
+    raise UserError(
+        f"unknown criterion {name!r}{suggest(str(name), CRITERIA)} (there are: {', '.join(sorted(CRITERIA))})"
+    )
 
 
 @criterion("l1", roles=("out", "in"), rowwise=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 import onnx
 
@@ -45,6 +46,8 @@ _KINDS = (
     (r"audio|sample|wav", "samples"),
     (r"seq|len|tok|time|frame|step|ctx|^(t|s|l)$", "sequence"),
 )
+LONGEST = 2**31 - 1
+"""The longest axis that can be asked for."""
 _ANONYMOUS = re.compile(r"(\?|none|unk|unknown|dynamic|-1|\*)?", re.IGNORECASE)
 """Exporters write these for any unknown length, so two of them need not be equal."""
 _FLOATS = frozenset({1, 10, 11, 16})
@@ -120,6 +123,8 @@ def parse_dims(items: Iterable[str], *models: Model) -> dict[str, int]:
             raise UserError(f"--dim {item!r}: write NAME=SIZE, for instance batch=4")
         if not re.fullmatch(r"[+-]?\d+", size):
             raise UserError(f"--dim {item!r}: {size!r} is not a whole number")
+        if len(size) > 18:  # int() itself refuses thousands of digits
+            raise UserError(f"--dim {name}: the size must be at most {LONGEST}")
         if int(size) < 1:
             raise UserError(f"--dim {item!r}: the size must be at least 1")
         if dims.setdefault(name, int(size)) != int(size):
@@ -139,12 +144,16 @@ def known(inputs: Iterable[Input], dims: Dims) -> dict[str, int]:
 
 def check_dims(inputs: Iterable[Input], dims: Dims) -> None:
     """A size below 1, or a name that no input has, is the user's mistake."""
+    if not isinstance(dims, Mapping):
+        raise UserError(f"dims must map names to sizes, as {{'batch': 4}}, not {dims!r}")
     inputs = tuple(inputs)
     aliases = _aliases(inputs)
     known = list(dict.fromkeys([*_keys(inputs), *_symbols(inputs)]))
     for name, size in dims.items():
-        if size < 1:
-            raise UserError(f"dimension {name!r}: {size} is not possible, the size must be at least 1")
+        if not _is_integer(size) or size < 1:
+            raise UserError(f"dimension {name!r}: {size!r} is not possible, the size must be at least 1")
+        if size > LONGEST:
+            raise UserError(f"dimension {name!r}: {size} is not possible, the size must be at most {LONGEST}")
         if name in known or name in aliases:
             continue
         for x in inputs:
@@ -154,6 +163,10 @@ def check_dims(inputs: Iterable[Input], dims: Dims) -> None:
         listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
         end = suggest(name, known) or (f"; the free ones are {listed}" if known else "; all its inputs are fixed")
         raise UserError(f"the model has no free dimension {name!r}{end}")
+
+
+def _is_integer(size: object) -> bool:
+    return isinstance(size, Integral)  # NumPy's integers as well
 
 
 def _input(value: onnx.ValueInfoProto, readers: Readers, dims: Dims) -> Input:

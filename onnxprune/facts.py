@@ -22,8 +22,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnxprune.coupling import Indices
+from onnxprune.sizes import product
 
 NOBODY = np.zeros(1, np.int64)
+LONGEST = 1 << 26
+"""Axes with more positions are not followed: a file may claim any length."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,9 @@ class Axis:
 
 def fixed(size: int | str) -> Axis:
     """An axis that can never be cut; takes no memory whatever its length."""
-    return Axis(size, np.broadcast_to(NOBODY[0], (size,)) if isinstance(size, int) else NOBODY[:0])
+    if isinstance(size, str) or size > LONGEST:
+        return Axis(size, NOBODY[:0])
+    return Axis(size, np.broadcast_to(NOBODY[0], (size,)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +89,7 @@ class Facts:
 
     def fresh(self, size: int, zero: bool = True) -> Axis:
         """An axis of new ids. A single position cannot be cut: nothing would be left."""
-        if size <= 1:
+        if size <= 1 or size > LONGEST:
             return fixed(size)
         first = self.count
         self.count += size
@@ -173,12 +178,13 @@ class Facts:
         sizes = [axis.size for axis in axes]
         if any(isinstance(size, str) for size in sizes):
             if len(alive) == 1:
-                return replace(self.open(), ids=alive[0].ids, zero=alive[0].zero, factors=tuple(axes))
+                return Axis(str(product(sizes)), alive[0].ids, alive[0].zero, tuple(axes))
             self.freeze_all(alive, "dynamic-reshape", "is merged with an axis whose length is only known at run time")
             return self.open()
         lengths = [int(size) for size in sizes]
         total = int(np.prod(lengths, dtype=np.int64))
-        if not alive:
+        if not alive or total > LONGEST:
+            self.freeze_all(alive, "too-long", "is part of an axis too long to follow")
             return fixed(total)
         zero = all(axis.zero for axis in alive)
         if len(alive) == 1:

@@ -31,9 +31,16 @@ def conv(s: Surgery, node: onnx.NodeProto) -> None:
     _regroup(s, node, node.input[1], node.input[0])
 
 
-@fixup("QLinearConv")
+@fixup("QLinearConv", "com.microsoft::QLinearConv")
 def qlinear_conv(s: Surgery, node: onnx.NodeProto) -> None:
-    _regroup(s, node, node.input[3], node.input[0])
+    last = len(s.shapes[node.input[3]] or ()) - 1
+    _regroup(s, node, node.input[3], node.input[0], axis=last if attribute(node, "channels_last", 0) else 1)
+
+
+@fixup("com.microsoft::NhwcConv")
+def nhwc_conv(s: Surgery, node: onnx.NodeProto) -> None:
+    last = len(s.shapes[node.input[1]] or ()) - 1
+    _regroup(s, node, node.input[1], node.input[0], axis=last, inner=last)
 
 
 @fixup("ConvTranspose")
@@ -41,12 +48,12 @@ def conv_transpose(s: Surgery, node: onnx.NodeProto) -> None:
     _regroup(s, node, node.input[1], node.output[0])
 
 
-def _regroup(s: Surgery, node: onnx.NodeProto, weight: str, channels: str) -> None:
-    """The weight's axis 1 is what one group has of the channels."""
-    groups, within = attribute(node, "group", 1), s.length(weight, 1)
+def _regroup(s: Surgery, node: onnx.NodeProto, weight: str, channels: str, *, axis: int = 1, inner: int = 1) -> None:
+    """Axis `inner` of the weight is what one group has of the channels."""
+    groups, within = attribute(node, "group", 1), s.length(weight, inner)
     if groups > 1:
-        total = groups * (within + s.lost(weight, 1).size)
-        set_attribute(node, "group", (total - s.lost(channels, 1).size) // within)
+        total = groups * (within + s.lost(weight, inner).size)
+        set_attribute(node, "group", (total - s.lost(channels, axis).size) // within)
 
 
 @fixup("com.microsoft::MatMulNBits")
@@ -70,33 +77,35 @@ def group_norm(s: Surgery, node: onnx.NodeProto) -> None:
         set_attribute(node, "num_groups", groups - counts.size)
 
 
+@fixup("Shape")
+def shape(s: Surgery, node: onnx.NodeProto) -> None:
+    """Of an axis like batch * heads, shape arithmetic goes on seeing the old length: it may divide it by the heads."""
+    name = node.input[0]
+    if not any(tensor == name for tensor, _ in s.periods):
+        return
+    rank = s.axis(name, -1) + 1
+    axes = range(rank)[attribute(node, "start", 0) : attribute(node, "end", rank)]
+    s.restore({i: s.periods[name, axis] for i, axis in enumerate(axes) if (name, axis) in s.periods}, len(axes))
+
+
 @fixup("Reshape")
 def reshape(s: Surgery, node: onnx.NodeProto) -> None:
     """0 copies and -1 computes: they stay where they still give what is wanted."""
     found = s.sizes(1) or [None] * len(s.before(node.output[0]) or ())
-    folded = {i: s.periods[node.output[0], i] for i in range(len(found)) if (node.output[0], i) in s.periods}
+    folded = _folded(s, node, found)
     wanted = _target(s, node, found)
-    free = list(folded) or _unfolded(s, node, found)
-    if len(free) == 1 and -1 not in found:  # batch * heads has no length yet: -1 computes it, or the batch from it
-        wanted[free[0]] = -1
-    elif folded:
-        old = s.sizes(1, old=True) or found
-        s.scale(1, {i: ratio for i, ratio in folded.items() if isinstance(found[i], str) and found[i] == old[i]})
+    if len(folded) == 1 and -1 not in found:  # batch * heads has no length yet: -1 computes it
+        wanted[next(iter(folded))] = -1
+        folded = {}
     s.settle(1, wanted)
+    s.scale(1, folded, len(found))
 
 
-def _unfolded(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None]) -> list[int]:
-    """Entries computed from an axis like batch * heads that has shrunk: its length by the old count of heads."""
-    source = s.before(node.input[0]) or ()
-    shrunk = [source[i] for i in range(len(source)) if (node.input[0], i) in s.periods]
-    if not shrunk:
-        return []
-    names = [size for size in shrunk if isinstance(size, str)]
-    return [
-        i
-        for i, size in enumerate(found)
-        if size is None or (isinstance(size, str) and size not in names and any(name in size for name in names))
-    ]
+def _folded(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None]) -> dict[int, tuple[int, int]]:
+    """Entries for axes like batch * heads that shrink, as (kept, of). Computed ones still have the old length."""
+    offset = len(s.before(node.output[0]) or found) - len(found)
+    places = {i: (node.output[0], i + offset) for i in range(len(found)) if found[i] not in (-1, 0, 1)}
+    return {i: s.periods[place] for i, place in places.items() if place in s.periods}
 
 
 def _target(s: Surgery, node: onnx.NodeProto, found: Sequence[int | str | None]) -> list[int | None]:
@@ -118,6 +127,7 @@ def expand(s: Surgery, node: onnx.NodeProto) -> None:
     rank = max(len(found), len(s.before(node.output[0]) or ()))
     tail = s.goal(node.output[0], [None] * (rank - len(found)) + (old or []), rank)[rank - len(found) :]
     s.settle(1, [None if (old and old[i] == 1) or not isinstance(n, int) else n for i, n in enumerate(tail)])
+    s.scale(1, _folded(s, node, found), len(found))
 
 
 @fixup("ConstantOfShape")
@@ -125,6 +135,7 @@ def constant_of_shape(s: Surgery, node: onnx.NodeProto) -> None:
     old = s.sizes(0, old=True)
     if old:
         s.settle(0, [n if isinstance(n, int) else None for n in s.goal(node.output[0], old, len(old))])
+        s.scale(0, _folded(s, node, old), len(old))
 
 
 @fixup("Tile")
@@ -163,8 +174,7 @@ def squeeze(s: Surgery, node: onnx.NodeProto) -> None:
 
 @fixup("Split")
 def split(s: Surgery, node: onnx.NodeProto) -> None:
-    rank = len(s.before(node.input[0]) or ())
-    axis = attribute(node, "axis", 0) % rank if rank else 0
+    axis = s.axis(node.input[0], attribute(node, "axis", 0))
     if not s.lost(node.input[0], axis).size:
         return
     old = attribute(node, "split") or s.sizes(1, old=True) or [None] * len(node.output)
@@ -193,9 +203,9 @@ def slice_(s: Surgery, node: onnx.NodeProto) -> None:
     if starts is None or ends is None:
         return  # computed bounds: the rule let no cut through
     axes = list(range(len(starts))) if axes is None else axes
-    name, rank = node.input[0], len(s.before(node.input[0]) or ())
+    name = node.input[0]
     wanted: list[list[int | None]] = [[None] * len(axes), [None] * len(axes)]
-    for i, axis in enumerate(axis % rank for axis in axes):
+    for i, axis in enumerate(s.axis(name, axis) for axis in axes):
         if not s.lost(name, axis).size:
             continue
         size = s.length(name, axis) + s.lost(name, axis).size
@@ -220,8 +230,7 @@ def gather(s: Surgery, node: onnx.NodeProto) -> None:
     A GatherND is cut only along the one axis that it indexes, the first.
     """
     data, index = node.input[0], node.input[1]
-    rank = len(s.before(data) or ())
-    axis = attribute(node, "axis", 0) % rank if rank else 0
+    axis = s.axis(data, attribute(node, "axis", 0))
     if not s.lost(data, axis).size or index not in s.weights:
         return
     old = s.weights[index].array()

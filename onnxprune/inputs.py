@@ -7,6 +7,7 @@ says so, and `runnable_feeds` goes on to the next one.
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -38,6 +39,10 @@ _RATE = re.compile(r"^sr$|sampl\w*_?rate")
 _IMAGE_SIZE = re.compile(r"(im|image|img|orig\w*|target)_?(shape|size|info)|^(h|w|height|width)$")
 _SCALE = re.compile(r"scale|sigma|time_?step|alpha|temperature|strength|threshold")
 _MAX_MESSAGE = 240
+LARGEST = 2 << 30
+"""Bytes that one input may take while it is made."""
+_MADE_AS = 4
+"""Bytes per entry: random numbers are drawn in nothing smaller."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,12 @@ def runnable_together(
         found: list[Runnable] = []
         for index, (own, (_, session)) in enumerate(zip(inputs, pairs, strict=True)):
             sizes = known(own, binding)
-            feeds = _feeds(own, sizes, seed)
             try:
+                feeds = _feeds(own, sizes, seed)
                 caller(session, feeds, quiet=True)()
+            except UserError as error:
+                first = first or str(error)
+                break
             except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
                 first = first or (f"{names[index]}: " if names else "") + _advice(own, bindings, dims or {}, error)
                 break
@@ -136,6 +144,12 @@ def _feeds(inputs: tuple[Input, ...], binding: Dims, seed: int) -> Feeds:
 def _values(rng: np.random.Generator, x: Input, binding: Dims, sizes: dict[str, int]) -> Array:
     shape, name = x.sizes(binding), x.name.lower()
     dtype = onnx.helper.tensor_dtype_to_np_dtype(x.dtype)
+    size = math.prod(shape) * max(dtype.itemsize, _MADE_AS)
+    if size > LARGEST:
+        raise UserError(
+            f"input {x.name!r} of shape {list(shape)} would take {size / 2**30:,.0f} GiB, and inputs are made up to "
+            f"{LARGEST >> 30} GiB: give smaller sizes with --dim where they are free; --verify structural needs none"
+        )
     if dtype.kind == "O":
         return np.full(shape, "a", dtype=object)
     if _MASK.search(name) and (dtype.kind in "biu" or len(shape) < 4):

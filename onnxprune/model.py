@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 
+from onnxprune.errors import UserError
 from onnxprune.tensors import Tensor
 
 
@@ -25,6 +26,11 @@ class Model:
     """The file it came from."""
     external: bool = False
     """Whether weights lay beside the model file, so that they are written beside it again."""
+    files: frozenset[Path] = frozenset()
+    """Every file that it is read from, links resolved."""
+
+    inputs: tuple[onnx.ValueInfoProto, ...] = ()
+    """The inputs as the file has them, kept by `normalize` where it takes away those that have a default value."""
 
     @property
     def graph(self) -> onnx.GraphProto:
@@ -45,3 +51,9 @@ class Model:
     def replace(self, **changes: Any) -> Model:
         """A copy with these fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def expect_model(thing: object, function: str) -> None:
+    """The commonest mistake: a path, or onnx's own ModelProto, where a `Model` belongs."""
+    if not isinstance(thing, Model):
+        raise UserError(f"{function} takes the Model that onnxprune.load(path) returns, not {type(thing).__name__}")

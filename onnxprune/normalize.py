@@ -8,7 +8,8 @@ apart again, one per use:
     bias -> conv2 (input 2)     =>       bias::conv2:2        -> conv2     (`merge_clones` joins equal ones again)
 
 A float matrix used twice is shared on purpose (tied embeddings, a detector's heads) and stays shared. A default
-value that the caller might override (an initializer that is also a graph input) becomes a plain weight.
+value that the caller might override (an initializer that is also a graph input) is a weight like any other, and an
+input again when the model is written; before IR 4, where every initializer had to be listed so, it is no longer.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import onnx
 
+from onnxprune.blocks import tabulate
 from onnxprune.errors import UserError
 from onnxprune.fold import fold_constants
-from onnxprune.model import Model
+from onnxprune.model import Model, expect_model
 from onnxprune.order import sort_nodes
 from onnxprune.tensors import Tensor, same
 
@@ -32,6 +34,7 @@ _WIDE_INTEGERS = frozenset({_T.BOOL, _T.INT16, _T.UINT16, _T.INT32, _T.UINT32, _
 
 def normalize(model: Model) -> Model:
     """The same computation in the form that analysis expects."""
+    expect_model(model, "normalize")
     proto = _inlined(model.proto)
     graph = proto.graph
     weights = dict(model.weights)
@@ -41,15 +44,41 @@ def normalize(model: Model) -> Model:
             if node.domain == "ai.onnx":
                 node.domain = ""
     _lift_constants(graph, weights)
-    _drop_default_inputs(graph, weights)
-    proto.ir_version = max(proto.ir_version, 4)  # before 4 every initializer had to be an input
+    inputs = _drop_default_inputs(graph, weights)
+    if proto.ir_version < 4:  # every initializer had to be an input, which nobody fed
+        inputs = ()
+    proto.ir_version = max(proto.ir_version, 4)
     _name_nodes(graph)
     sort_nodes(graph, weights)
     fold_constants(graph, weights, model.opset)
     kept = _held(proto)
     _clone_shared(graph, weights, kept)
+    tabulate(graph, weights)
     used = kept.union(*(node.input for node in graph.node))
-    return model.replace(proto=proto, weights={name: weight for name, weight in weights.items() if name in used})
+    weights = {name: weight for name, weight in weights.items() if name in used}
+    return model.replace(proto=proto, weights=weights, inputs=model.inputs or inputs)
+
+
+def restore(model: Model) -> Model:
+    """The form in which a model is written: equal clones are one again, and default values are inputs."""
+    model = merge_clones(model)
+    if not model.inputs:
+        return model
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    del proto.graph.input[:]
+    fed = {value.name: value for value in model.graph.input}
+    for value in model.inputs:
+        proto.graph.input.append(fed.get(value.name, value))
+        weight = model.weights.get(value.name)
+        if weight is not None:
+            dims = proto.graph.input[-1].type.tensor_type.shape.dim
+            for dim, size in zip(dims, weight.shape, strict=False):  # a shape may be left out
+                if dim.HasField("dim_value"):
+                    dim.dim_value = size  # what was cut is shorter now; a free length stays free
+        elif value.name not in fed:
+            del proto.graph.input[-1]  # nothing reads it any more
+    return model.replace(proto=proto, inputs=())
 
 
 def merge_clones(model: Model) -> Model:
@@ -141,12 +170,12 @@ def _constant(node: onnx.NodeProto) -> Tensor | None:
     return None
 
 
-def _drop_default_inputs(graph: onnx.GraphProto, weights: dict[str, Tensor]) -> None:
-    stay = [value for value in graph.input if value.name not in weights]
-    if len(stay) < len(graph.input):
-        copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in stay]
-        del graph.input[:]
-        graph.input.extend(copies)
+def _drop_default_inputs(graph: onnx.GraphProto, weights: dict[str, Tensor]) -> tuple[onnx.ValueInfoProto, ...]:
+    """Leave only what must be fed; the inputs as they were, where that made a difference."""
+    copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in graph.input]
+    del graph.input[:]
+    graph.input.extend(value for value in copies if value.name not in weights)
+    return tuple(copies) if len(graph.input) < len(copies) else ()
 
 
 def _set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:

@@ -31,7 +31,7 @@ job = json.loads(sys.argv[1])
 options = ort.SessionOptions()
 options.intra_op_num_threads = job["threads"]
 options.inter_op_num_threads = 1
-options.log_severity_level = 3
+options.log_severity_level = 4
 session = ort.InferenceSession(job["model"], options, providers=job["providers"])
 arrays = np.load(job["feeds"])
 feeds = {}

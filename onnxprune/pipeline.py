@@ -9,11 +9,12 @@ the manager's observers. A new model drops whatever was derived from the old one
 from __future__ import annotations
 
 import os
+import reprlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from onnxprune import plan_json, store
 from onnxprune.bench import BenchReport
@@ -30,6 +31,8 @@ class State:
     """What flows from pass to pass. None: nobody has made it yet."""
 
     model: Model
+    normalized: bool = False
+    """Whether `model` is in the form that analysis expects."""
     original: Model | None = None
     """The normalised model that `plan` was applied to."""
     coupling: Coupling | None = None
@@ -55,6 +58,15 @@ class Pass(Protocol):
 
     def run(self, state: State) -> State:
         """Do it."""
+        ...
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A pass whose options can be wrong in themselves."""
+
+    def check(self) -> None:
+        """Raise a `UserError` where they are; called when the manager is built."""
         ...
 
 
@@ -102,8 +114,14 @@ class PassManager:
     observers: Sequence[Observer] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.passes, list | tuple) or not self.passes:
+            raise UserError(_no_passes(self.passes))
         there = {"model"}
         for step in self.passes:
+            if isinstance(step, type) or not all(hasattr(step, name) for name in _PARTS):
+                raise UserError(_no_passes(step))
+            if isinstance(step, Checked):
+                step.check()
             for need in step.needs:
                 if need not in there:
                     raise UserError(_missing(step, need, self.passes))
@@ -128,7 +146,16 @@ def name_of(step: Pass) -> str:
     return type(step).__name__
 
 
+_PARTS = ("run", "needs", "gives", "drops")
+
+
+def _no_passes(found: object) -> str:
+    said = f"the class {found.__name__}: write {found.__name__}()" if isinstance(found, type) else reprlib.repr(found)
+    return f"PassManager takes a list of passes, as in [Normalize(), Analyze()], not {said}"
+
+
 _GIVERS = {
+    "normalized": "Normalize",
     "coupling": "Analyze",
     "scores": "Score",
     "plan": "Select (or LoadPlan)",
@@ -144,7 +171,8 @@ def _missing(step: Pass, need: str, passes: Iterable[Pass]) -> str:
         if any(need in p.gives for p in passes if p is not step)
         else " before it"
     )
-    return f"{name_of(step)} needs {_article(need)} {need}; add {giver}{late}"
+    what = "normalised model" if need == "normalized" else need
+    return f"{name_of(step)} needs {_article(what)} {what}; add {giver}{late}"
 
 
 def _article(word: str) -> str:

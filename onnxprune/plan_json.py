@@ -13,9 +13,9 @@ One line per group, slot and index, in stable order, so that two plans can be co
 from __future__ import annotations
 
 import json
-import os
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from onnxprune.errors import UserError
 from onnxprune.kinds import is_whole
 from onnxprune.names import suggest
 from onnxprune.plan import VERSION, Cut, GroupSummary, Plan, SlotRef
+from onnxprune.replacing import replacing, unwritable
 
 T = TypeVar("T")
 
@@ -62,29 +63,43 @@ def _block(items: Iterable[object], indent: str) -> str:
     return f"[\n{lines}\n{indent}]" if lines else "[]"
 
 
+@contextmanager
+def saving(plan: Plan, path: str | Path) -> Iterator[None]:
+    """A plan file that appears when the block ends well: the plan of a model that was not written is of no use."""
+    path = Path(path)
+    with ExitStack() as pending:
+        try:
+            (file,) = pending.enter_context(replacing([path]))
+            file.write(to_json(plan).encode())
+            file.flush()  # a full disk must say so now
+        except OSError as error:
+            raise unwritable(path, error) from None
+        yield
+
+
 def save(plan: Plan, path: str | Path) -> None:
     """Write a plan file; it appears complete or not at all."""
-    path = Path(path)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(to_json(plan))
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write the plan {str(path)!r}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with saving(plan, path):
+        pass
 
 
 def load(path: str | Path) -> Plan:
     """Read a plan file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors put a mark in front
     except UnicodeDecodeError:
         raise UserError(f"{str(path)!r} is not a plan: it is not UTF-8 text") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise UserError(f"cannot read the plan {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
     return from_json(text, source=str(path))
+
+
+def load_cuts(path: str | Path) -> Plan:
+    """Read a plan file that is to be used: one without cuts is a mistake."""
+    plan = load(path)
+    if not plan.cuts:
+        raise UserError(f"{str(path)!r}: the plan removes nothing")
+    return plan
 
 
 def from_json(text: str, *, source: str = "plan") -> Plan:

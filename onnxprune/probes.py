@@ -28,6 +28,12 @@ _DECISIONS = """
 DECISIONS = frozenset(_DECISIONS.split())
 
 
+def flattened(graph: onnx.GraphProto) -> list[str]:
+    """Graph outputs in whose place something earlier is compared."""
+    makers = {name: node for node in graph.node for name in node.output}
+    return [item.name for item in graph.output if _unflattened(item.name, makers) != item.name]
+
+
 def probes(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> list[str]:
     """Names of the float tensors to compare, in graph order."""
     data = {item.name for item in graph.input}

@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 
 from onnxprune import external, wire
 from onnxprune.errors import UserError
+from onnxprune.kinds import is_whole
 from onnxprune.model import Model
 from onnxprune.regions import Region
 from onnxprune.tensors import Tensor, item_bits
 
 if TYPE_CHECKING:
     import onnxruntime
+
+MOST_THREADS = 1024
+"""onnxruntime starts as many as it is told to."""
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -33,6 +37,7 @@ def session(
     """A session ready to run, in the least memory without `optimize`; a model that is refused is a `UserError`."""
     import onnxruntime as ort
 
+    check_threads(threads)
     chosen = list(providers or ["CPUExecutionProvider"])
     for name in chosen:
         if name not in ort.get_available_providers():  # onnxruntime would quietly run on the CPU
@@ -41,7 +46,7 @@ def session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised; onnxruntime would say it on stderr as well
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")  # a packed weight is a copied weight
@@ -53,6 +58,12 @@ def session(
             return ort.InferenceSession(graph, options, providers=chosen)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             raise UserError(f"onnxruntime does not accept the model: {_cause(error)}") from None
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that no machine has; 0 is as many as onnxruntime likes."""
+    if not (is_whole(threads) and 0 <= threads <= MOST_THREADS):
+        raise UserError(f"threads must be a whole number from 0 to {MOST_THREADS}, not {threads!r}")
 
 
 def run(session: onnxruntime.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ A member is one weight slot whose role the criterion reads; the out and in sides
 
 Normalising within each member first keeps a wide layer from drowning a narrow one that shares the group; normalising
 the result makes groups comparable, which global selection needs. One tensor is open at a time, only blocks are copied.
+Of quantised weights a criterion sees the numbers that they stand for.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import numpy.typing as npt
 
 from onnxprune.coupling import Coupling, Group, Indices, Reason, Slot
 from onnxprune.criteria import Criterion, UnitScores, find
+from onnxprune.dequantize import Quantisation, quantisations
 from onnxprune.errors import UserError
 from onnxprune.kinds import is_whole
-from onnxprune.model import Model
+from onnxprune.model import Model, expect_model
 from onnxprune.names import suggest
 from onnxprune.tensors import Tensor
 
@@ -88,26 +90,28 @@ def score(
     normalize: str = "mean",
 ) -> Scores:
     """Score every group by the named criterion."""
-    rule = find(criterion)
-    reducer, normalizer = _named("reduce", reduce, REDUCERS), _named("normalize", normalize, NORMALIZERS)
-    if not (is_whole(seed) and seed >= 0):
-        raise UserError(f"seed must be a whole number, 0 or more, not {seed!r}")
+    check_options(criterion, seed, reduce, normalize)
+    expect_model(model, "score")
+    rule, reducer, normalizer = find(criterion), REDUCERS[reduce], NORMALIZERS[normalize]
     by_group: dict[str, UnitScores] = {}
     skipped: dict[str, Reason] = {}
     checked: set[str] = set()
+    stored = quantisations(model)
     for group in coupling.groups:
         members = [slot for slot in group.weights if _reads(rule, slot)]
         if not members and rule.roles:
             skipped[group.name] = _nothing_to_read(rule, group)
             continue
         for slot in group.weights:
+            if slot.tensor not in model.weights:
+                raise UserError(f"the groups are not those of this model: it has no weight {slot.tensor!r}")
             if slot.tensor not in checked:
                 checked.add(slot.tensor)
                 _require_finite(model.weights[slot.tensor])
         # seeded by the group's name, not by its turn: other groups may come and go
         generator = np.random.default_rng([zlib.crc32(group.name.encode()), seed])
         if rule.roles:
-            found = [_member(rule, model.weights[slot.tensor], slot, group.size, generator) for slot in members]
+            found = [_member(rule, _real(model, slot, stored), slot, group.size, generator) for slot in members]
         else:
             found = [_call(rule, np.empty((group.size, 0), np.float32), generator)]
         result = normalizer(reducer(np.stack([normalizer(member) for member in found])))
@@ -119,10 +123,14 @@ def score(
     return Scores(criterion, MappingProxyType(by_group), MappingProxyType(skipped), seed, reduce, normalize)
 
 
-def _named(option: str, name: str, registry: Mapping[str, Any]) -> Any:
-    if name in registry:
-        return registry[name]
-    raise UserError(f"unknown {option} {name!r}{suggest(name, registry)} (there are: {', '.join(registry)})")
+def check_options(criterion: str, seed: int, reduce: str, normalize: str) -> None:
+    """Refuse what cannot be, before any work is done."""
+    find(criterion)
+    for option, name, known in (("reduce", reduce, REDUCERS), ("normalize", normalize, NORMALIZERS)):
+        if name not in known:
+            raise UserError(f"unknown {option} {name!r}{suggest(str(name), known)} (there are: {', '.join(known)})")
+    if not (is_whole(seed) and seed >= 0):
+        raise UserError(f"seed must be a whole number, 0 or more, not {seed!r}")
 
 
 def _reads(rule: Criterion, slot: Slot) -> bool:
@@ -135,9 +143,15 @@ def _nothing_to_read(rule: Criterion, group: Group) -> Reason:
     return Reason("no-scores", sentence, group.nodes[0] if group.nodes else "")
 
 
-def _member(rule: Criterion, tensor: Tensor, slot: Slot, size: int, generator: np.random.Generator) -> UnitScores:
+def _real(model: Model, slot: Slot, stored: Mapping[str, Quantisation]) -> Array:
+    """The numbers that a weight stands for."""
+    tensor = model.weights[slot.tensor]
+    return stored[slot.tensor].real(tensor) if slot.tensor in stored else tensor.array()
+
+
+def _member(rule: Criterion, array: Array, slot: Slot, size: int, generator: np.random.Generator) -> UnitScores:
     """Scores of one slot's units."""
-    moved = np.moveaxis(tensor.array(), slot.axis, 0)
+    moved = np.moveaxis(array, slot.axis, 0)
     order = np.argsort(slot.units, kind="stable")
     positions, counts = slot.positions[order], np.bincount(slot.units, minlength=size)
     even = counts.min() == counts.max()

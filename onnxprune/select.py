@@ -112,7 +112,7 @@ def field_of(
     """The groups that are left after all filters."""
     open_groups = [group for group in coupling.groups if group.size > 1]
     if not open_groups:
-        raise UserError(f"nothing in this model is prunable{_top_reasons(coupling.frozen)}")
+        raise UserError(f"nothing in this model is prunable{_top_reasons(coupling)}")
     own = ratios_by_group(coupling.groups, ratios or {})
     chosen = choose(coupling.groups, include, exclude, include_ops, exclude_ops)
     groups = tuple(group for group in open_groups if group.name in chosen and group.name in scores.by_group)
@@ -231,8 +231,9 @@ def check_options(ratio: float, scope: str, round_to: int, min_keep: float) -> N
         )
 
 
-def _top_reasons(frozen: Sequence[Frozen], limit: int = 5) -> str:
+def _top_reasons(coupling: Coupling, limit: int = 5) -> str:
     """The reasons that freeze most positions, each once with an example."""
+    frozen = coupling.frozen
     totals: dict[str, int] = {}
     examples: dict[str, Frozen] = {}
     for item in frozen:
@@ -240,4 +241,8 @@ def _top_reasons(frozen: Sequence[Frozen], limit: int = 5) -> str:
         examples.setdefault(item.reason.code, item)
     top = sorted(totals, key=lambda code: -totals[code])[:limit]
     lines = [f"{examples[code].reason}: {totals[code]} positions, as of {examples[code].tensor!r}" for code in top]
-    return ": " + "; ".join(lines) if lines else ": it has no weight that makes channels"
+    if not lines:
+        lines.append("it has no weight that is known to make channels")
+    if coupling.unknown_ops and "no-rule" not in totals:  # it stands in front of weights, or makes channels itself
+        lines.append(f"what enters {', '.join(list(coupling.unknown_ops)[:limit])} enters an operator without a rule")
+    return ": " + "; ".join(lines)

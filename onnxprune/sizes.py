@@ -6,7 +6,7 @@ names mean equal lengths. What cannot be spelled is None.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Size = int | str | None
 
@@ -26,9 +26,27 @@ def multiply(a: Size, b: Size) -> Size:
     return "*".join([str(number)] * (number != 1) + sorted(names))
 
 
+def product(sizes: Sequence[Size]) -> Size:
+    """Of any number of lengths."""
+    total: Size = 1
+    for size in sizes:
+        total = multiply(total, size)
+    return total
+
+
+def divide(a: Size, b: Size) -> Size:
+    """`12*batch` by 12 is `batch`: what was multiplied in comes out again."""
+    if isinstance(a, str) and isinstance(b, int) and b > 0:
+        factors = _factors(a)
+        number = next((factor for factor in factors if isinstance(factor, int)), 1)
+        if number % b == 0:
+            return product([number // b, *(factor for factor in factors if isinstance(factor, str))])
+    return _quotient(a, b)
+
+
 def _factors(size: int | str) -> list[int | str]:
-    """The factors of a spelled product; a `*` inside parentheses belongs to a name."""
-    if isinstance(size, int):
+    """The factors of a spelled product; a `*` inside parentheses belongs to a name, and `2*s+1` is no product."""
+    if isinstance(size, int) or _named(size) != size:
         return [size]
     found, depth = [""], 0
     for char in size:
@@ -78,11 +96,13 @@ def _truncate(a: int, b: int) -> int:
     return int(a / b) if abs(a) < 2**52 else (abs(a) // abs(b)) * (1 if a * b >= 0 else -1)
 
 
+_quotient = _symbolic("/", _truncate)
+
 BINARY: dict[str, Callable[[Size, Size], Size]] = {
     "Add": _symbolic("+", lambda a, b: a + b),
     "Sub": _symbolic("-", lambda a, b: a - b),
     "Mul": multiply,
-    "Div": _symbolic("/", _truncate),
+    "Div": divide,
     "Mod": _symbolic("%", lambda a, b: a % b),
     "Max": lambda a, b: max(a, b) if isinstance(a, int) and isinstance(b, int) else None,
     "Min": lambda a, b: min(a, b) if isinstance(a, int) and isinstance(b, int) else None,

@@ -59,9 +59,9 @@ def solve(facts: Facts, *, allow_inexact: bool = False) -> Solution:
         facts.frozen.extend(facts.inexacts)
     label = np.arange(facts.count, dtype=np.int64)
     label = components(label, *_columns(facts.ties))
-    waiting = list(facts.products)
+    waiting, cut = list(facts.products), list[Indices]()
     while waiting:
-        chosen, waiting = _choose(facts, label, _first_reason(label, facts.frozen), waiting)
+        chosen, waiting = _choose(facts, label, _first_reason(label, facts.frozen), waiting, cut)
         facts.ties.extend(chosen)
         label = components(label, *_columns(chosen))
     return Solution(label, _first_reason(label, facts.frozen), _first_reason(label, facts.inexacts))
@@ -85,9 +85,12 @@ def _first_reason(label: Indices, reasons: list[tuple[Indices, str, str, int]]) 
 
 
 def _choose(
-    facts: Facts, label: Indices, frozen: Indices, waiting: list[Product]
+    facts: Facts, label: Indices, frozen: Indices, waiting: list[Product], cut: list[Indices]
 ) -> tuple[list[tuple[Indices, Indices]], list[Product]]:
-    """Decide the products that can be decided now; return the new ties and what still waits."""
+    """Decide the products that can be decided now; return the new ties and what still waits.
+
+    `cut` collects the factors along which a product is cut: whoever shares one is cut along it, too.
+    """
     free = frozen < 0
     free[0] = False
     liked, copied = _marked(label, facts.preferred), _marked(label, facts.copies)
@@ -97,14 +100,14 @@ def _choose(
     now = forced if any(forced) else [max(ranks) == best for ranks in ranked]
     ties: list[tuple[Indices, Indices]] = []
     later: list[Product] = []
-    live: set[int] = set()
+    live = {int(label[ids[ids != 0][0]]) for ids in cut}
     dead: set[int] = set()
     for product, ranks, decide in zip(waiting, ranked, now, strict=True):
         keys = [int(label[ids[ids != 0][0]]) if ids.any() else 0 for ids in product.factors]
         if not decide or any(key in dead for key in keys):
             later.append(product)
             continue
-        at = max(range(len(ranks)), key=lambda i: (keys[i] in live, ranks[i], -i))
+        at = max(range(len(ranks)), key=lambda i: (keys[i] in live and ranks[i].units > 0, ranks[i], -i))
         alive = ranks[at].units > 0
         facts.node = product.node
         for i, ids in enumerate(product.factors):
@@ -115,6 +118,7 @@ def _choose(
                 if not both.all():
                     alone = np.maximum(lines, owner)[~both]
                     facts.frozen.append((alone[alone != 0], "other-factor", _OTHER_FACTOR, product.node))
+                cut.append(ids)
                 live.add(keys[i])
             elif ids.any():
                 facts.frozen.append((ids[ids != 0], "other-factor", _OTHER_FACTOR, product.node))

@@ -1,19 +1,16 @@
 """What is loaded is checked before it is believed; what is saved appears whole or not at all.
 
-`load` reads no weights: it walks the file and notes where they lie. `save` writes under temporary names in the
-target's own folder and renames at the end, data file first; until then the old files are untouched, and after any
-exception they still are.
+`load` reads no weights: it walks the file and notes where they lie. `save` replaces the model and its data file
+together (see `replacing`), and refuses to do so to a file that the model is still read from, unless a model replaces
+itself.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import onnx
 
@@ -21,6 +18,7 @@ from onnxprune import external, wire
 from onnxprune.errors import UserError
 from onnxprune.model import Model
 from onnxprune.regions import File, Region
+from onnxprune.replacing import check_writable, replacing, unwritable
 from onnxprune.tensors import Tensor, leftover, stored_bytes
 
 SINGLE_FILE_LIMIT = int(1.9 * (1 << 30))
@@ -29,6 +27,8 @@ SINGLE_FILE_LIMIT = int(1.9 * (1 << 30))
 
 def load(path: str | os.PathLike[str]) -> Model:
     """Read a model lazily; whatever is wrong with the file is a `UserError` of one line."""
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"a model is loaded from the path of a file, not from {type(path).__name__}")
     path = Path(path)
     file = _open(path)
     name = str(path)
@@ -46,38 +46,51 @@ def load(path: str | os.PathLike[str]) -> Model:
             raise UserError(f"{name!r} is not a valid ONNX file: it has two initializers named {weight.name!r}")
         weights[weight.name] = weight
     beside = any(item.header.data_location == onnx.TensorProto.EXTERNAL for item in found)
-    return Model(proto, weights, path, beside)
+    return Model(proto, weights, path, beside, frozenset((path.resolve(), *files)))
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write a model, with its weights beside it where they came from there or are too big for one file."""
     path = Path(path)
-    check_writable(path)
-    data = path.with_name(f"{path.name}.data")
-    big = []
-    if model.external or model.nbytes > SINGLE_FILE_LIMIT:
-        big = [weight for weight in model.weights.values() if external.separable(weight)]
-        check_writable(data)
+    check_target(model, path)
+    data = data_file(path)
+    big = [weight for weight in model.weights.values() if external.separable(weight)] if _is_split(model) else []
     places = external.layout(big)
     try:
-        with _replacing([data, path] if big else [path]) as files:
+        with replacing([data, path] if big else [path]) as files:
             if big:
                 external.write(files[0], big, places)
             entries = [_entry(weight, data.name, places) for weight in model.weights.values()]
             files[-1].writelines(wire.join(model.proto, entries))
     except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+        raise unwritable(path, error) from None
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Refuse an output path that a later `save` could not write."""
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UserError(f"cannot write {str(path)!r}: it is not a regular file")
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist")
-    if not os.access(path.parent, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UserError(f"cannot write {str(path)!r}: permission denied")
+def data_file(path: Path) -> Path:
+    """Where the weights of a model go that do not go into its own file."""
+    return path.with_name(f"{path.name}.data")
+
+
+def check_target(model: Model, path: Path) -> None:
+    """Refuse a path that `save` could not write, or must not: what is written must not be what is being read."""
+    written = [path, data_file(path)] if _is_split(model) else [path]
+    for file in written:
+        check_writable(file)
+    if model.path is None or path.resolve() != model.path.resolve():
+        check_apart(model, written)
+
+
+def check_apart(model: Model, files: Iterable[Path]) -> None:
+    """Refuse to write over anything that the model is read from."""
+    for file in files:
+        if file.resolve() in model.files:
+            raise UserError(
+                f"cannot write {str(file)!r}: the model {str(model.path)!r} is read from it; choose another name"
+            )
+
+
+def _is_split(model: Model) -> bool:
+    return model.external or model.nbytes > SINGLE_FILE_LIMIT
 
 
 def _open(path: Path) -> File:
@@ -100,6 +113,8 @@ def _open(path: Path) -> File:
 def _check(proto: onnx.ModelProto, name: str) -> None:
     if not proto.graph.node:
         raise UserError(f"{name!r} is not a usable model: its graph has no nodes")
+    if not proto.graph.output:
+        raise UserError(f"{name!r} is not a usable model: its graph has no outputs")
     if not 3 <= proto.ir_version <= onnx.IR_VERSION:
         raise UserError(f"{name!r} has IR version {proto.ir_version}; versions 3 to {onnx.IR_VERSION} are understood")
     newest = onnx.defs.onnx_opset_version()
@@ -134,46 +149,3 @@ def _entry(weight: Tensor, data: str, places: dict[str, int]) -> tuple[bytes, Te
     if weight.dtype == onnx.TensorProto.STRING:
         return weight.to_proto().SerializeToString(), None
     return weight.header().SerializeToString(), weight
-
-
-@contextmanager
-def _replacing(targets: list[Path]) -> Iterator[list[BinaryIO]]:
-    """Files that take the targets' places together when the block ends well, and vanish when it does not."""
-    token = secrets.token_hex(4)
-    temps = [path.with_name(f".{path.name}.{token}.tmp") for path in targets]
-    backups = [path.with_name(f".{path.name}.{token}.old") for path in targets]
-    files: list[BinaryIO] = []
-    renaming = False
-    try:
-        files.extend(temp.open("xb") for temp in temps)
-        yield files
-        for file in files:
-            file.close()
-        for target, temp, backup in zip(targets, temps, backups, strict=True):
-            if target.exists():
-                temp.chmod(stat.S_IMODE(target.stat().st_mode))
-                _second_name(target, backup)
-        # two renames are not one: until the last has happened, the first can be taken back
-        renaming = True
-        for target, temp in zip(targets, temps, strict=True):
-            temp.replace(target)
-    except BaseException:
-        for target, temp, backup in zip(targets, temps, backups, strict=True):
-            if backup.exists():
-                backup.replace(target)
-            elif renaming and not temp.exists():
-                target.unlink(missing_ok=True)
-        raise
-    finally:
-        for file in files:
-            file.close()
-        for path in temps + backups:
-            with suppress(OSError):
-                path.unlink()
-
-
-def _second_name(target: Path, backup: Path) -> None:
-    try:
-        os.link(target, backup)
-    except OSError:  # a file system without hard links
-        target.replace(backup)

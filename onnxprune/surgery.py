@@ -33,9 +33,15 @@ class Surgery:
     originals: Mapping[str, Tensor]
     weights: dict[str, Tensor]
     opset: int
+    users: Mapping[str, int]
+    """How often each name is read, by nodes, by bodies, and as an output."""
+    taken: set[str]
+    """Names of values and nodes."""
     current: onnx.NodeProto = field(default_factory=onnx.NodeProto)
     pending: list[onnx.NodeProto] = field(default_factory=list)
     """Nodes to insert before the current one."""
+    following: list[onnx.NodeProto] = field(default_factory=list)
+    """Nodes to insert behind it."""
     old: dict[str, Content] = field(default_factory=dict)
     new: dict[str, Content] = field(default_factory=dict)
     """What computed integer tensors hold before and after the cut."""
@@ -97,7 +103,7 @@ class Surgery:
 
     def length(self, name: str, axis: int) -> int:
         """A length after the cut that has to be known."""
-        dims = self.after(name)
+        dims = self.after(name, axis + 1)
         size = dims[axis] if dims else None
         if not isinstance(size, int):
             raise UserError(
@@ -115,9 +121,27 @@ class Surgery:
         while len(node.input) <= index:
             node.input.append("")
         name = node.input[index]
-        if name not in self.weights:
-            name = node.input[index] = f"{node.name}:{index}:sizes"
+        if name not in self.weights or self.users[name] > 1:
+            name = node.input[index] = self.unique(f"{node.name}:{index}:sizes")
         self.weights[name] = Tensor.of(name, values)
+
+    def unique(self, name: str) -> str:
+        """A name that nothing has yet; a model may have been pruned before."""
+        found, count = name, 1
+        while found in self.taken:
+            count += 1
+            found = f"{name}~{count}"
+        self.taken.add(found)
+        return found
+
+    def axis(self, name: str, axis: int) -> int:
+        """A position of an axis, counted from the front."""
+        if axis >= 0:
+            return axis
+        dims = self.before(name)
+        if dims is None:
+            raise UserError(f"cannot apply the plan: the rank of {name!r} is not known (node {self.current.name!r})")
+        return axis + len(dims)
 
     def settle(self, index: int, wanted: Sequence[int | None]) -> None:
         """See that the integer input `index` holds `wanted` at run time; None means: as it comes.
@@ -138,27 +162,48 @@ class Surgery:
         else:
             self._overlay(index, wrong, wanted)
 
-    def scale(self, index: int, ratios: Mapping[int, tuple[int, int]]) -> None:
+    def scale(self, index: int, ratios: Mapping[int, tuple[int, int]], size: int) -> None:
         """Multiply entries of a computed input: batch * 12 heads becomes batch * 6."""
-        size = len(self.sizes(index) or ())
-        stem, name = f"{self.current.name}:{index}", self.current.input[index]
-        for op, part in (("Mul", 0), ("Div", 1)) if ratios else ():
-            factors = np.array([ratios.get(i, (1, 1))[part] for i in range(size)], np.int64)
-            self.weights[f"{stem}:{op}"] = Tensor.of(f"{stem}:{op}", factors)
-            made = f"{stem}:{op}:scaled"
-            self.pending.append(onnx.helper.make_node(op, [name, f"{stem}:{op}"], [made], name=f"{stem}:{op}:node"))
+        if ratios:
+            nodes, made = self._multiplied(f"{self.current.name}:{index}", self.current.input[index], ratios, size)
+            self.pending.extend(nodes)
+            self.current.input[index] = made
+
+    def restore(self, ratios: Mapping[int, tuple[int, int]], size: int) -> None:
+        """Give the current node's output, of `size` entries, the lengths that it had before the cut."""
+        if not ratios:
+            return
+        name = self.current.output[0]
+        self.current.output[0] = self.unique(f"{name}:cut")
+        inverse = {i: (of, kept) for i, (kept, of) in ratios.items()}
+        nodes, _ = self._multiplied(name, self.current.output[0], inverse, size)
+        nodes[-1].output[0] = name
+        self.following.extend(nodes)
+
+    def _multiplied(
+        self, stem: str, name: str, ratios: Mapping[int, tuple[int, int]], size: int
+    ) -> tuple[list[onnx.NodeProto], str]:
+        nodes = []
+        for op, part in (("Mul", 0), ("Div", 1)):
+            factors = self._constant(f"{stem}:{op}", [ratios.get(i, (1, 1))[part] for i in range(size)])
+            made = self.unique(f"{stem}:{op}:scaled")
+            nodes.append(onnx.helper.make_node(op, [name, factors], [made], name=self.unique(f"{stem}:{op}:node")))
             name = made
-        self.current.input[index] = name
+        return nodes, name
 
     def _overlay(self, index: int, wrong: list[int], wanted: Sequence[int | None]) -> None:
         stem = f"{self.current.name}:{index}"
-        which, values = np.zeros(len(wanted), bool), np.zeros(len(wanted), np.int64)
-        which[wrong], values[wrong] = True, [wanted[i] or 0 for i in wrong]
-        for name, array in ((f"{stem}:which", which), (f"{stem}:values", values)):
-            self.weights[name] = Tensor.of(name, array)
-        inputs = [f"{stem}:which", f"{stem}:values", self.current.input[index]]
-        self.pending.append(onnx.helper.make_node("Where", inputs, [f"{stem}:settled"], name=f"{stem}:settle"))
-        self.current.input[index] = f"{stem}:settled"
+        which = self._constant(f"{stem}:which", [i in wrong for i in range(len(wanted))], bool)
+        values = self._constant(f"{stem}:values", [want or 0 if i in wrong else 0 for i, want in enumerate(wanted)])
+        made = self.unique(f"{stem}:settled")
+        inputs = [which, values, self.current.input[index]]
+        self.pending.append(onnx.helper.make_node("Where", inputs, [made], name=self.unique(f"{stem}:settle")))
+        self.current.input[index] = made
+
+    def _constant(self, name: str, values: Sequence[int], dtype: type = np.int64) -> str:
+        name = self.unique(name)
+        self.weights[name] = Tensor.of(name, np.array(values, dtype))
+        return name
 
 
 def _content(name: str, weights: Mapping[str, Tensor], contents: Mapping[str, Content]) -> Content | None:

@@ -96,8 +96,7 @@ def write(coupling: Coupling) -> str:
 def read(path: str | Path) -> Template:
     """The options that a file sets."""
     try:
-        with Path(path).open("rb") as file:
-            data = tomllib.load(file)
+        data = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))  # some editors put a mark in front
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
     except RecursionError:

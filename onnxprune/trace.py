@@ -14,6 +14,7 @@ import onnx
 
 from onnxprune.attributes import subgraphs
 from onnxprune.contents import COUNTS, TRACED, Content, Entry, constant, evaluate
+from onnxprune.dequantize import QUANTISED
 from onnxprune.facts import NOBODY, Axis, fixed
 from onnxprune.model import Model
 from onnxprune.rules import RULES, Flow, Refuse, Value
@@ -204,7 +205,7 @@ class Trace:
 
 _T = onnx.TensorProto
 _INTEGERS = {_T.INT64, _T.INT32, _T.BOOL}
-WEIGHTS = {_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE, _T.INT8, _T.UINT8, _T.INT32}
+WEIGHTS = {_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE, _T.INT32} | QUANTISED
 """What `mask` sets to zero, the quantised ones to their zero point; other integers are indices and sizes."""
 
 

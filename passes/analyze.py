@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxprune.analyze import analyze
+from onnxprune.analyze import analyze, check_options
 from onnxprune.pipeline import State, changed
 
 
@@ -19,9 +19,12 @@ class Analyze:
     attention: str = "heads"
     """What is cut in attention: whole `heads`, `dims` within all heads alike, or nothing (`off`)."""
 
-    needs: ClassVar[tuple[str, ...]] = ("model",)
+    needs: ClassVar[tuple[str, ...]] = ("model", "normalized")
     gives: ClassVar[tuple[str, ...]] = ("coupling",)
     drops: ClassVar[tuple[str, ...]] = ("scores", "plan")
+
+    def check(self) -> None:
+        check_options(self.attention)
 
     def run(self, state: State) -> State:
         return changed(state, coupling=analyze(state.model, allow_inexact=self.allow_inexact, attention=self.attention))

@@ -13,9 +13,9 @@ from onnxprune.pipeline import State
 class Apply:
     """Slice the weights and mend the operators that store a size."""
 
-    needs: ClassVar[tuple[str, ...]] = ("model", "plan")
+    needs: ClassVar[tuple[str, ...]] = ("model", "normalized", "plan")
     gives: ClassVar[tuple[str, ...]] = ("model", "original", "plan")
-    drops: ClassVar[tuple[str, ...]] = ("coupling", "scores", "verification", "bench")
+    drops: ClassVar[tuple[str, ...]] = ("normalized", "coupling", "scores", "verification", "bench")
 
     def run(self, state: State) -> State:
         assert state.plan is not None

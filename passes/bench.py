@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from onnxprune.bench import bench
+from onnxprune.bench import bench, check_options
 from onnxprune.pipeline import State, changed
 
 
@@ -24,6 +24,9 @@ class Bench:
     needs: ClassVar[tuple[str, ...]] = ("model",)
     gives: ClassVar[tuple[str, ...]] = ("bench",)
     drops: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        check_options(self.threads, self.warmup, self.seconds, self.runs)
 
     def run(self, state: State) -> State:
         pairs = [("original", state.original), ("pruned" if state.original else "model", state.model)]

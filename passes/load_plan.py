@@ -21,4 +21,4 @@ class LoadPlan:
     drops: ClassVar[tuple[str, ...]] = ()
 
     def run(self, state: State) -> State:
-        return changed(state, plan=plan_json.load(self.path))
+        return changed(state, plan=plan_json.load_cuts(self.path))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onnxprune.normalize import normalize
-from onnxprune.pipeline import State
+from onnxprune.pipeline import State, changed
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,8 @@ class Normalize:
     """Inline functions, turn constants into weights, take merged constants apart."""
 
     needs: ClassVar[tuple[str, ...]] = ("model",)
-    gives: ClassVar[tuple[str, ...]] = ("model",)
+    gives: ClassVar[tuple[str, ...]] = ("model", "normalized")
     drops: ClassVar[tuple[str, ...]] = ("coupling", "scores", "plan", "original", "verification", "bench")
 
     def run(self, state: State) -> State:
-        return state.with_model(normalize(state.model))
+        return changed(state.with_model(normalize(state.model)), normalized=True)

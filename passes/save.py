@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from onnxprune.normalize import merge_clones
+from onnxprune.normalize import restore
 from onnxprune.pipeline import State
 from onnxprune.store import save
 
@@ -22,5 +22,5 @@ class Save:
     drops: ClassVar[tuple[str, ...]] = ()
 
     def run(self, state: State) -> State:
-        save(merge_clones(state.model), self.path)
+        save(restore(state.model), self.path)
         return state

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onnxprune.pipeline import State, changed
-from onnxprune.scores import score
+from onnxprune.scores import check_options, score
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class Score:
     needs: ClassVar[tuple[str, ...]] = ("model", "coupling")
     gives: ClassVar[tuple[str, ...]] = ("scores",)
     drops: ClassVar[tuple[str, ...]] = ("plan",)
+
+    def check(self) -> None:
+        check_options(self.criterion, self.seed, self.reduce, self.normalize)
 
     def run(self, state: State) -> State:
         assert state.coupling is not None

@@ -10,7 +10,7 @@ from onnxprune.budget import select_within
 from onnxprune.clock import StopWatch
 from onnxprune.meter import Meter
 from onnxprune.pipeline import State, changed
-from onnxprune.select import select
+from onnxprune.select import check_options, select
 from onnxprune.targets import parse
 
 
@@ -38,6 +38,10 @@ class Select:
     needs: ClassVar[tuple[str, ...]] = ("model", "coupling", "scores")
     gives: ClassVar[tuple[str, ...]] = ("plan",)
     drops: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        parse(self.targets)
+        check_options(self.ratio, self.scope, self.round_to, self.min_keep)
 
     def run(self, state: State) -> State:
         assert state.coupling is not None

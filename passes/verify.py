@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from onnxprune.errors import UserError
 from onnxprune.pipeline import State, changed
-from onnxprune.verify import verify
+from onnxprune.runtime import check_threads
+from onnxprune.verify import MODES, verify
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Verify:
     needs: ClassVar[tuple[str, ...]] = ("model", "original", "plan")
     gives: ClassVar[tuple[str, ...]] = ("verification",)
     drops: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"verification must be one of {', '.join(MODES)}, not {self.mode!r}")
+        check_threads(self.threads)
 
     def run(self, state: State) -> State:
         assert state.original is not None

@@ -34,8 +34,10 @@ class Grower:
     def __init__(self, draw: Draw, *, opset: int, dynamic: bool) -> None:
         self.draw, self.net, self.dynamic = draw, Net(opset, seed=draw.integer(0, 3)), dynamic
         self.kernels: list[tuple[str, int]] = []
-        shape: tuple[Dim, ...] = ("N", 4, "H", "W") if dynamic else (2, 4, 4, 6)
-        self.pool = [self.net.image(*shape)]
+        shapes: list[tuple[Dim, ...]] = [(2, 4, 4, 6)]
+        if dynamic:
+            shapes = [("N", 4, "H", "W"), ("N", 4, 4, 6), ("N", "T", 6), ("N", 4, 6)]
+        self.pool = [self.net.image(*self.pick(shapes))]
 
     def pick(self, options: Sequence[T]) -> T:
         if not options:
@@ -566,6 +568,169 @@ def chunks(g: Grower) -> Sequence[str]:
 
 
 @way
+def attention(g: Grower) -> str:
+    """Heads split off, multiplied and put together again."""
+    x, net = g.any(3), g.net
+    dims = g.dims(x)
+    if not isinstance(dims[-1], int):
+        raise Unfit
+    heads, size = g.pick([(2, 3), (4, 2)])
+
+    def part(*order: int) -> str:
+        y = net.reshape(net.linear(x, heads * size), 0, 0, heads, size)
+        return net.transpose(y, 0, 2, *order)
+
+    q, k, v = part(1, 3), part(3, 1), part(1, 3)
+    y = net.op("MatMul", net.op("Softmax", net.op("MatMul", q, k), axis=-1 if net.opset >= 11 else 3), v)
+    return net.reshape(net.transpose(y, 0, 2, 1, 3), 0, 0, heads * size)
+
+
+@way
+def from_left(g: Grower) -> str:
+    x = g.any(2, 3, 4)
+    n = g.dims(x)[-2]
+    if not isinstance(n, int):
+        raise Unfit
+    return g.net.op("MatMul", g.net.weight(4, n), x)
+
+
+@way
+def outer(g: Grower) -> str:
+    """Every position of the last axis meets every other."""
+    x = g.any(2, 3)
+    rank = len(g.dims(x))
+    return g.net.op(g.pick(["Add", "Mul"]), g.net.unsqueeze(x, rank), g.net.unsqueeze(x, rank - 1))
+
+
+@way
+def einsum(g: Grower) -> str:
+    x = g.any(3)
+    n = g.dims(x)[-1]
+    if not isinstance(n, int) or g.net.opset < 12:
+        raise Unfit
+    equation, shape = g.pick([("abc,cd->abd", (n, 4)), ("abc,dc->adb", (4, n)), ("abc,c->abc", (n,)), ("abc,c->ab", (n,))])
+    return g.net.op("Einsum", x, g.net.weight(*shape), equation=equation)
+
+
+@way
+def einsum_activations(g: Grower) -> str:
+    x = g.any(3)
+    if g.net.opset < 12:
+        raise Unfit
+    return g.net.op("Einsum", x, x, equation=g.pick(["abc,adc->abd", "abc,abd->acd", "abc,adc->acbd"]))
+
+
+@way
+def lp_norm(g: Grower) -> str:
+    x = g.any()
+    return g.net.op("LpNormalization", x, axis=g.draw.integer(0, len(g.dims(x)) - 1), p=g.pick([2, 1]))
+
+
+@way
+def cumulative(g: Grower) -> str:
+    x = g.any()
+    if g.net.opset < 11:
+        raise Unfit
+    return g.net.op("CumSum", x, g.net.const(g.draw.integer(0, len(g.dims(x)) - 1), np.int64))
+
+
+@way
+def elements(g: Grower) -> str:
+    x = g.any()
+    if g.net.opset < 11:
+        raise Unfit
+    dims, axis = g.numbers(x), g.axis(x, 1)
+    shape = [n if i != axis else g.pick([n, 1, 2]) for i, n in enumerate(dims)]
+    return g.net.op("GatherElements", x, g.net.const(g.net.rng.integers(0, dims[axis], shape)), axis=axis)
+
+
+@way
+def scatter(g: Grower) -> str:
+    x, net = g.any(2, 3, 4), g.net
+    if net.opset < 11:
+        raise Unfit
+    dims = g.numbers(x)
+    rows = net.const(np.array([[g.draw.integer(0, dims[0] - 1)]]), np.int64)
+    return net.op("ScatterND", x, rows, net.weight(1, *dims[1:]))
+
+
+@way
+def pick_rows(g: Grower) -> str:
+    """GatherND over the first axis, with a batch or without."""
+    x, net = g.any(2, 3, 4), g.net
+    if net.opset < 12:
+        raise Unfit
+    dims = g.numbers(x)
+    if g.chance() and len(dims) > 2:
+        picks = np.array([[[g.draw.integer(0, dims[1] - 1)]] for _ in range(dims[0])])
+        return net.op("GatherND", x, net.const(picks, np.int64), batch_dims=1)
+    return net.op("GatherND", x, net.const([[0], [dims[0] - 1]], np.int64))
+
+
+@way
+def power(g: Grower) -> str:
+    x = g.any()
+    return g.net.op("Pow", g.net.op("Abs", x), g.net.scalar(g.pick([2.0, 1.0, 0.0])))
+
+
+@way
+def chosen(g: Grower) -> str:
+    """A condition that is computed."""
+    x, net = g.any(), g.net
+    fits = [y for y in g.pool[::-1] if g.dims(y) == g.dims(x)]
+    if net.opset < 9:
+        raise Unfit
+    other = g.pick(fits)
+    return net.op("Where", net.op("Greater", x, net.scalar(0.1)), other, x)
+
+
+@way
+def upsampled(g: Grower) -> str:
+    """Nearest neighbours by reshape, expand and reshape."""
+    x, net = g.any(4), g.net
+    a, b, c, d = g.numbers(x)
+    y = net.op("Expand", net.reshape(x, a, b, c, 1, d, 1), net.ints(a, b, c, 2, d, 1))
+    return net.reshape(y, a, b, 2 * c, d)
+
+
+@way
+def pixel_shuffle(g: Grower) -> str:
+    x, net = g.any(4), g.net
+    a, b, c, d = g.numbers(x)
+    if b % 4:
+        raise Unfit
+    y = net.transpose(net.reshape(x, a, b // 4, 2, 2, c, d), 0, 1, 4, 2, 5, 3)
+    return net.reshape(y, a, b // 4, 2 * c, 2 * d)
+
+
+@way
+def windows(g: Grower) -> str:
+    """Swin: the picture in windows, the windows in the batch."""
+    x, net = g.any(4), g.net
+    a, b, c, d = g.numbers(x)
+    if c % 2 or d % 2:
+        raise Unfit
+    y = net.transpose(net.reshape(x, a, b, c // 2, 2, d // 2, 2), 0, 2, 4, 3, 5, 1)
+    return net.reshape(y, -1, 4, b)
+
+
+@way
+def batched(g: Grower) -> str:
+    """batch * channels in front, the length of the batch perhaps not known."""
+    x, net = g.any(3, 4), g.net
+    dims = g.dims(x)
+    n = dims[1]
+    if not isinstance(n, int) or not all(isinstance(d, int) for d in dims[2:]):
+        raise Unfit
+    rest = [d for d in dims[2:] if isinstance(d, int)]
+    y = net.op(g.pick(["Tanh", "Relu"]), net.reshape(x, -1, *rest))
+    if g.chance():
+        y = net.op("MatMul", y, net.transpose(y, *range(len(rest) - 1), len(rest), len(rest) - 1))
+        return net.reshape(y, -1, n, *rest[:-1], rest[-2]) if len(rest) > 1 else net.reshape(x, -1, n, *rest)
+    return net.reshape(y, -1, n, *rest)
+
+
+@way
 def opaque(g: Grower) -> str:
     """A Reshape to where it was, by arithmetic that shape inference does not follow."""
     x, net = g.any(), g.net
@@ -576,11 +741,21 @@ def opaque(g: Grower) -> str:
     return net.op("Reshape", x, net.concat(*lengths, axis=0), made=g.dims(x))
 
 
+SIZES = {"N": 2, "T": 5, "H": 4, "W": 6}
+
+
+def free_dims(proto: onnx.ModelProto) -> dict[str, int]:
+    """Numbers for what a dynamic graph leaves open."""
+    names = {d.dim_param for x in proto.graph.input for d in x.type.tensor_type.shape.dim if d.dim_param}
+    return {name: SIZES[name] for name in sorted(names)}
+
+
 def grow(draw: Draw, *, steps: int, opset: int = 17, dynamic: bool = False) -> onnx.ModelProto:
     """A graph of about that many steps whose ends are read by a layer each, or come out as they are."""
     g = Grower(draw, opset=opset, dynamic=dynamic)
     names = list(WAYS)
-    g.pool.append(g.net.conv(g.pool[0], 8, name="first"))
+    first = g.pool[0]
+    g.pool.append((g.net.conv if len(g.dims(first)) == 4 else g.net.linear)(first, 8, name="first"))
     for _ in range(steps):
         before = len(g.net.nodes), g.net._count
         try:

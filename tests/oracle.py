@@ -140,7 +140,8 @@ def valid(model: Model) -> bool:
 def masked(model: Model, plan: Plan) -> Model:
     """Every cut slice of every weight is zero, but for what is only divided by.
 
-    Integers only where they compute (quantised weights, here always with the zero point 0), not where they are indices.
+    Integers only where they compute (quantised weights, in the tests the zero point of `w` is `w.zero` or 0), not where
+    they are indices.
     """
     arrays: dict[str, np.ndarray] = {}
     for cut in plan.cuts:
@@ -149,8 +150,18 @@ def masked(model: Model, plan: Plan) -> Model:
             if tensor is None or slot.role == "keep" or not (tensor.dtype in MASKED or slot.role):
                 continue
             array = arrays.setdefault(slot.tensor, tensor.array().copy())
-            np.moveaxis(array, slot.axis, 0)[list(cut.index)] = 0
+            zero = _zero(model, slot.tensor, array.shape)
+            np.moveaxis(array, slot.axis, 0)[list(cut.index)] = np.moveaxis(zero, slot.axis, 0)[list(cut.index)]
     return model.replace(weights=dict(model.weights) | {name: Tensor.of(name, a) for name, a in arrays.items()})
+
+
+def _zero(model: Model, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What zero is in each place; a zero point for each channel runs along the only axis that is as long."""
+    tensor = model.weights.get(f"{name}.zero")
+    point = np.zeros((), np.int64) if tensor is None else tensor.array()
+    if point.size > 1:
+        point = point.reshape([-1 if size == point.size else 1 for size in shape])
+    return np.broadcast_to(point, shape)
 
 
 def disagreement(model: Model, pruned: Model, plan: Plan, dims: Mapping[str, int] | None = None) -> float:

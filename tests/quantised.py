@@ -1,6 +1,6 @@
 """Pieces of quantised graphs. A weight `w` has its zero point in the initializer `w.zero`, which the oracle knows.
 
-    real value = (stored value - zero point) * scale
+real value = (stored value - zero point) * scale
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ class Attention:
 
     def project(self) -> tuple[str, str, str]:
         n, wide = self.net, self.heads * self.size
-        q, k, v = (n.linear(self.x, w, name=name) for name, w in zip("qkv", (wide, *[self.kv * self.size] * 2), strict=True))
+        q, k, v = (
+            n.linear(self.x, w, name=name) for name, w in zip("qkv", (wide, *[self.kv * self.size] * 2), strict=True)
+        )
         return self.split(q, self.heads), self.split(k, self.kv), self.split(v, self.kv)
 
     def scores(self, q: str, k: str) -> str:
@@ -89,7 +91,10 @@ def einsum(n: Net, tokens: tuple[Dim, ...] = STATIC) -> None:
 def einsum_projections(n: Net) -> None:
     """Keras: the projections keep heads and dims apart, in weights of rank 3."""
     a = Attention(n)
-    q, k, v = (n.op("Einsum", a.x, n.weight(8, HEADS, SIZE, name=f"{x}.weight", scale=0.4), equation="abc,cde->abde", name=x) for x in "qkv")
+    q, k, v = (
+        n.op("Einsum", a.x, n.weight(8, HEADS, SIZE, name=f"{x}.weight", scale=0.4), equation="abc,cde->abde", name=x)
+        for x in "qkv"
+    )
     scores = n.op("Softmax", n.op("Einsum", q, k, equation="aecd,abcd->acbe"), axis=2)
     y = n.op("Einsum", scores, v, equation="acbe,abcd->aecd")
     n.output(n.op("Einsum", y, n.weight(HEADS, SIZE, 7, name="last.weight"), equation="abcd,cde->abe", name="last"))
@@ -292,4 +297,6 @@ def test_projections_shrink_together() -> None:
     plain(net)
     pruned = halved(net.proto())
     shapes = {name: tensor.shape for name, tensor in pruned.weights.items() if name.endswith(".weight")}
-    assert shapes == dict.fromkeys(["q.weight", "k.weight", "v.weight"], (8, WIDE // 2)) | {"last.weight": (WIDE // 2, 7)}
+    assert shapes == dict.fromkeys(["q.weight", "k.weight", "v.weight"], (8, WIDE // 2)) | {
+        "last.weight": (WIDE // 2, 7)
+    }

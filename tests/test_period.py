@@ -54,12 +54,9 @@ PART: dict[str, Target] = {
     "-1 heads": lambda n, x, y: sizes(n, batch(n, x), -1, time(n, x), SIZE),
     "all computed": lambda n, x, y: sizes(n, batch(n, x), HEADS, time(n, x), SIZE),
     "divided by heads": lambda n, x, y: sizes(n, divided(n, n.length(y, 0), HEADS), HEADS, time(n, x), SIZE),
-}
-LOST: dict[str, Target] = {
     "divided by heads, -1": lambda n, x, y: sizes(n, divided(n, n.length(y, 0), HEADS), HEADS, -1, SIZE),
     "divided by heads, heads -1": lambda n, x, y: sizes(n, divided(n, n.length(y, 0), HEADS), -1, time(n, x), SIZE),
 }
-"""Nothing in these says which axis is the batch."""
 
 
 def attend(n: Net, q: str, k: str, v: str) -> str:
@@ -102,11 +99,6 @@ PAIRS = [*((merge, "all computed") for merge in MERGE), *(("heads * batch", part
 @pytest.mark.parametrize(("merge", "part"), sorted(set(PAIRS)))
 def test_batch_and_heads_in_one_axis(merge: str, part: str) -> None:
     run(lambda n: batch_first(n, MERGE[merge], PART[part], needs(merge, part)))
-
-
-@pytest.mark.parametrize("part", LOST)
-def test_what_cannot_be_told_apart_freezes(part: str) -> None:
-    run(lambda n: batch_first(n, MERGE["heads * batch"], LOST[part]), ())
 
 
 def time_first(n: Net, merged: Target, length: int | str, back: Target) -> None:

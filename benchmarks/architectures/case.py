@@ -40,6 +40,9 @@ class Case:
     """How the network is run on these inputs, where it is not network(*inputs)."""
     pick: tuple[str, ...] = ()
     """Fields of the network's answer that count; none: all tensors in it."""
+    quiet: str = ""
+    """A pattern for names of parameters that stay small: what they make goes through exponentials and roundings, and
+    with weights of full size float noise would decide which boxes overlap."""
 
 
 @dataclass(frozen=True)

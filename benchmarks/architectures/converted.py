@@ -27,7 +27,7 @@ class _Samples:
 def _static(path: Path, feeds: Feeds, *, qdq: bool = True, per_channel: bool = True, **options: Any) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Reader(CalibrationDataReader, _Samples):  # type: ignore[misc]  # untyped base
+    class Reader(_Samples, CalibrationDataReader):  # type: ignore[misc]  # untyped base
         pass
 
     prepared = _prepared(path)

@@ -51,7 +51,7 @@ def export(architecture: Architecture, exporter: str, path: Path) -> Exported:
     case = architecture.build(exporter)
     module = positional(case).eval()
     arguments = tuple(case.inputs.values())
-    draw(case.network)
+    draw(case.network, case.quiet)
     calibrate(module, lambda: module(*arguments))
     kept = _write(architecture, case, module, arguments, exporter, path)
     if architecture.finish:

@@ -104,6 +104,9 @@ def _resnet_segmentation(name: str, exporter: str) -> Case:
     return Case(network, case.inputs, case.dynamic, pick=("out",))
 
 
+_PREDICTORS = r"bbox_pred|bbox_reg|cls_logits|cls_score|centerness|regression_head\.module_list|mask_fcn_logits"
+
+
 def _detect(network: Any, image: Any) -> Any:
     return network([image[0]])
 
@@ -111,7 +114,7 @@ def _detect(network: Any, image: Any) -> Any:
 def _detector(build: Callable[[], Any], size: int, exporter: str) -> Case:
     import torch
 
-    return Case(build(), {"image": torch.rand(1, 3, size, size)}, {}, _detect)
+    return Case(build(), {"image": torch.rand(1, 3, size, size)}, {}, _detect, quiet=_PREDICTORS)
 
 
 def _pyramid(*, extra: str = "pool") -> Any:
@@ -207,10 +210,11 @@ def _s3d(exporter: str) -> Case:
 
 def _mvit(second: bool, exporter: str) -> Case:
     mvit = _models().video.mvit
+    cube = [3, 3, 3]
     setting = [
-        mvit.MSBlockConfig(1, 48, 48, [3, 3, 3], [1, 4, 4], [], [1, 1, 1]),
-        mvit.MSBlockConfig(2, 48, 96, [3, 3, 3], [1, 2, 2], [3, 3, 3], [1, 2, 2]),
-        mvit.MSBlockConfig(2, 96, 96, [3, 3, 3], [1, 2, 2], [], [1, 1, 1]),
+        mvit.MSBlockConfig(1, 48, 48, cube, cube, [1, 1, 1], [1, 4, 4]),
+        mvit.MSBlockConfig(2, 48, 96, cube, cube, [1, 2, 2], [1, 2, 2]),
+        mvit.MSBlockConfig(2, 96, 96, [], cube, [], [1, 2, 2]),
     ]
     network = mvit.MViT(
         (32, 32),

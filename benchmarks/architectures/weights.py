@@ -22,8 +22,11 @@ _SMALL = 0.3
 """Below: a layer scale, or a gate that starts closed."""
 
 
-def draw(network: nn.Module) -> None:
-    """Give every parameter a value of its own."""
+QUIET = 0.1
+
+
+def draw(network: nn.Module, quiet: str = "") -> None:
+    """Give every parameter a value of its own, and those whose names match the pattern a small one."""
     import torch
     from torch import nn
 
@@ -43,6 +46,8 @@ def draw(network: nn.Module) -> None:
         for name, parameter in network.named_parameters():
             if id(parameter) not in drawn and parameter.is_floating_point():
                 _redraw(name, parameter)
+            if quiet and re.search(quiet, name):
+                parameter.mul_(QUIET)
 
 
 def _redraw(name: str, parameter: torch.Tensor) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from onnxprune.facts import Axis, fixed
 from onnxprune.rules.join import part
 from onnxprune.rules.norm import ACROSS
@@ -42,9 +44,9 @@ def _groups(f: Flow, heads: int, kv_heads: int) -> tuple[Axis, int]:
 
 
 def _bias(f: Flow, bias: Value | None, groups: Axis, repeats: int) -> None:
-    """A position bias (batch, heads, time, time); its head axis may be 1."""
-    if bias is not None and bias.rank == 4 and bias.axes[1].size != 1:
-        f.tie(bias.axes[1], f.merge([groups, fixed(repeats)]))
+    """A position bias (batch, heads, time, time), the batch perhaps left out; its head axis may be 1."""
+    if bias is not None and bias.rank >= 3 and bias.axes[-3].size != 1:
+        f.tie(bias.axes[-3], f.merge([groups, fixed(repeats)]))
 
 
 @rule("Attention")
@@ -124,20 +126,27 @@ def multi_head(
 def grouped_query(
     f: Flow, node: object, q: Value, k: Value | None, v: Value | None, *rest: Value | None
 ) -> Sequence[Axes]:
+    """Without `k` and `v` the first input holds all three, side by side: q | k | v."""
     groups, repeats = _groups(f, f.attr("num_heads"), f.attr("kv_num_heads"))
+    kv_heads = f.attr("kv_num_heads")
+    counts = [kv_heads * repeats, kv_heads, kv_heads]
     if k is None or v is None:
-        raise Refuse("packed-attention", "queries, keys and values are packed into one tensor")
-    heads_of(f, q.axes[2], groups, repeats)
-    heads_of(f, k.axes[2], groups)
-    heads_of(f, v.axes[2], groups)
+        size = int(q.axes[2].size) // sum(counts)
+        ends = np.cumsum(counts) * size
+        parts = [part(q.axes[2], slice(end - n * size, end)) for n, end in zip(counts, ends, strict=True)]
+    else:
+        parts = [q.axes[2], k.axes[2], v.axes[2]]
+    for axis, n in zip(parts, counts, strict=True):
+        heads_of(f, axis, groups, n // kv_heads)
     for value in rest[:2]:
         if value is not None:
             f.tie(value.axes[1], groups)
+    _bias(f, rest[7] if len(rest) > 7 else None, groups, repeats)
     if len(rest) > 8 and rest[8] is not None:
         f.tie(rest[8].axes[0], f.merge([groups, fixed(repeats)]))  # head_sink
-    out = f.merge([groups, fixed(int(q.axes[2].size) // int(groups.size))])
+    out = f.merge([groups, fixed(int(parts[0].size) // kv_heads)])
     present = (fixed(q.axes[0].size), groups, f.open(), f.open())
-    return [(q.axes[0], q.axes[1], out.with_zero(v.axes[2].zero)), present, present][: len(f.current.output)]
+    return [(q.axes[0], q.axes[1], out.with_zero(parts[2].zero)), present, present][: len(f.current.output)]
 
 
 @rule("com.microsoft::Attention")

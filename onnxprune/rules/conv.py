@@ -52,6 +52,21 @@ def conv(f: Flow, node: object, x: Value, w: Value, b: Value | None = None, *res
     return _finish(f, x, w, out, b, out.zero)
 
 
+def to_front(x: Value) -> Value:
+    """Channels come last here; what follows wants them behind the batch."""
+    return Value((x.axes[0], x.axes[-1], *x.axes[1:-1]), x.weight)
+
+
+def from_front(axes: Axes) -> Axes:
+    return (axes[0], *axes[2:], axes[1])
+
+
+@rule("com.microsoft::NhwcConv")
+def nhwc_conv(f: Flow, node: object, x: Value, w: Value, b: Value | None = None) -> Sequence[Axes]:
+    """Channels come last in the weight, too: (g*m, …, k)."""
+    return [from_front(axes) for axes in conv(f, node, to_front(x), to_front(w), b)]
+
+
 @rule("ConvTranspose")
 def conv_transpose(f: Flow, node: object, x: Value, w: Value, b: Value | None = None) -> Sequence[Axes]:
     groups = f.attr("group", 1)

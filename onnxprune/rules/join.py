@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.facts import NOBODY, Axis, fixed
+from onnxprune.facts import LONGEST, NOBODY, Axis, fixed
 from onnxprune.rules.registry import Axes, Flow, Refuse, Value, rule
 
 
@@ -25,7 +25,8 @@ def _chain(f: Flow, column: Sequence[Axis]) -> Axis:
     if any(isinstance(axis.size, str) for axis in column):
         f.freeze_all(column, "dynamic-size", "is concatenated with an axis whose length is only known at run time")
         return f.open()
-    if all(axis.fixed for axis in column):
+    if all(axis.fixed for axis in column) or sum(int(axis.size) for axis in column) > LONGEST:
+        f.freeze_all(column, "too-long", "is part of an axis too long to follow")
         return fixed(sum(int(axis.size) for axis in column))
     ids = np.concatenate([axis.ids for axis in column])
     return Axis(ids.size, ids, all(axis.zero for axis in column if not axis.fixed))
@@ -103,11 +104,14 @@ def pad(f: Flow, node: object, x: Value, *inputs: Value | None) -> Sequence[Axes
     value = f.array(2) if f.has(2) else None
     constant = f.attr("mode", "constant") == "constant"
     zeros = constant and f.attr("value", 0.0) == 0 and (not f.has(2) or (value is not None and not value.any()))
-    result = [axis.with_zero(axis.zero and (zeros or not constant)) for axis in x.axes]
-    for i, axis in enumerate(axes):
-        before, after = (None, None) if pads is None else (pads[i], pads[i + len(axes)])
-        if (before, after) != (0, 0):
-            result[axis] = _padded(f, x.axes[axis], before, after, constant)
+    amounts = {axis: (None, None) if pads is None else (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
+    padded = {axis: amount for axis, amount in amounts.items() if amount != (0, 0)}
+    result = []
+    for i, axis in enumerate(x.axes):
+        # along other axes ones are put beside the zeros of a cut channel; along its own they are new positions
+        clean = zeros or not constant or set(padded) <= {i}
+        axis = axis.with_zero(axis.zero and clean)
+        result.append(_padded(f, axis, *padded[i], constant) if i in padded else axis)
     return [tuple(result)]
 
 
@@ -115,7 +119,7 @@ def _padded(f: Flow, axis: Axis, before: int | str | None, after: int | str | No
     if not (isinstance(before, int) and isinstance(after, int) and isinstance(axis.size, int)):
         f.freeze(axis, "padded", "is padded by an amount that is only known at run time")
         return f.open()
-    if not constant or axis.fixed:
+    if not constant or axis.fixed or axis.size + before + after > LONGEST:
         f.freeze(axis, "padded", "is padded by its own values")
         return fixed(axis.size + before + after)
     ids = np.concatenate([np.repeat(NOBODY, max(before, 0)), axis.ids, np.repeat(NOBODY, max(after, 0))])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxprune.facts import Axis, fixed
-from onnxprune.rules.conv import conv
+from onnxprune.rules.conv import conv, from_front, to_front
 from onnxprune.rules.elementwise import broadcast
 from onnxprune.rules.join import concat
 from onnxprune.rules.linear import gemm, matmul
@@ -36,14 +36,18 @@ def quantize(f: Flow, node: object, x: Value, scale: Value, zero: Value | None =
 
 
 def _blocked(f: Flow, x: Value, i: int, params: Sequence[Value | None]) -> Axis:
-    along = f.attr("axis", 1) % x.rank == i
+    """Along the axis of the blocks only whole ones go."""
+    axis, block = x.axes[i], f.attr("block_size") if f.attr("axis", 1) % x.rank == i else 1
     for value in params:
-        if value is not None and along:
-            f.freeze(value.axes[i], "blocked", "is a block of a block-wise quantised weight")
-        elif value is not None:
-            f.mark(value, i, "keep")
-            f.tie(x.axes[i], value.axes[i])
-    return f.freeze(x.axes[i], "blocked", "is quantised in blocks") if along else x.axes[i]
+        if value is None:
+            continue
+        f.mark(value, i, "keep")
+        blocks = value.axes[i].size
+        if isinstance(blocks, int) and axis.size == blocks * block:
+            f.tie(axis, f.merge([value.axes[i], fixed(block)]))
+        else:
+            f.freeze_all([axis, value.axes[i]], "blocked", "is quantised in blocks that do not divide it")
+    return axis
 
 
 @rule("DynamicQuantizeLinear")
@@ -55,7 +59,7 @@ def quantize_by_range(f: Flow, node: object, x: Value) -> Sequence[Axes]:
     return [x.axes, (), ()]
 
 
-@rule("QLinearConv")
+@rule("QLinearConv", "com.microsoft::QLinearConv")
 def qlinear_conv(
     f: Flow,
     node: object,
@@ -70,7 +74,9 @@ def qlinear_conv(
     b: Value | None = None,
 ) -> Sequence[Axes]:
     _follow(f, w.axes[0], ws, wz)
-    return conv(f, node, x, w, b)
+    if not f.attr("channels_last", 0):
+        return conv(f, node, x, w, b)
+    return [from_front(axes) for axes in conv(f, node, to_front(x), w, b)]
 
 
 @rule("ConvInteger")
@@ -179,35 +185,37 @@ def matmul_nbits(
     index: Value | None = None,
     bias: Value | None = None,
 ) -> Sequence[Axes]:
-    """B (N, blocks of K, bytes), so K goes in whole blocks. Flat scales mix N and blocks: then only N can go."""
+    """B (N, blocks of K, bytes): N goes one by one, K in whole blocks."""
     if index is not None:
         raise Refuse("blocked", "its rows are permuted (g_idx)")
     inner, size, count = a.axes[-1], f.attr("block_size"), f.attr("N")
     rows, blocks = b.axes[0], b.axes[1]
     f.freeze_all([*b.axes[2:]], "blocked", "is a block of packed weights")
-    params = [value for value in (scales, zeros) if value is not None]
-    exact = isinstance(inner.size, int) and inner.size == size * int(blocks.size)
-    if not exact or any(value.rank == 1 and int(blocks.size) > 1 for value in params):
-        f.freeze_all([inner, blocks], "blocked", "is quantised in blocks that cannot be cut")
-        blocks = fixed(blocks.size)
-    else:
-        f.tie(inner, f.merge([blocks, fixed(size)]))
-    for value in params:
-        _nbits_params(f, value, rows, blocks)
     f.mark(b, 0, "out")
     f.mark(b, 1, "in")
+    for value in (scales, zeros):
+        _nbits_params(f, value, rows, blocks)
+    if isinstance(inner.size, int) and inner.size == size * int(blocks.size):
+        f.tie(inner, f.merge([blocks, fixed(size)]))
+    else:
+        f.freeze_all([inner, blocks], "blocked", "is quantised in blocks that do not divide it")
     if bias is not None:
         f.mark(bias, 0, "shift")
         f.tie(rows, bias.axes[0])
     return [(*a.axes[:-1], Axis(count, rows.ids, True) if not rows.fixed else fixed(count))]
 
 
-def _nbits_params(f: Flow, value: Value, rows: Axis, blocks: Axis) -> None:
+def _nbits_params(f: Flow, value: Value | None, rows: Axis, blocks: Axis) -> None:
+    """A table of rows and blocks; of zero points several may share a byte, which goes as one."""
+    if value is None:
+        return
+    if value.rank != 2 or value.axes[0].size != rows.size:
+        f.freeze_all([*value.axes, rows, blocks], "blocked", "has scales or zero points that are not a table")
+        return
     f.mark(value, 0, "scale")
-    if value.rank == 1 and value.axes[0].size == int(rows.size) * int(blocks.size):
-        f.tie(value.axes[0], f.merge([rows, blocks]))
-    elif value.rank == 2 and (value.axes[0].size, value.axes[1].size) == (rows.size, blocks.size):
-        f.tie(value.axes[0], rows)
-        f.tie(value.axes[1], blocks)
-    else:  # packed zero points: several share a byte
-        f.freeze_all([*value.axes, rows, blocks], "blocked", "has packed zero points")
+    f.tie(value.axes[0], rows)
+    per_byte = int(blocks.size) // int(value.axes[1].size)
+    if int(blocks.size) == per_byte * int(value.axes[1].size):
+        f.tie(blocks, f.merge([value.axes[1], fixed(per_byte)]))
+    else:
+        f.freeze_all([value.axes[1], blocks], "blocked", "has zero points that do not fill their bytes")

@@ -133,6 +133,7 @@ def test_unknown_words_list_near_ones(run: Run, model: Path) -> None:
     refused(run("prune", model, "--ration", "0.5"), "'--ration'", "did you mean '--ratio'")
     refused(run("prune", model, "--rati=0.5"), "did you mean '--ratio'")
     refused(run("prun", model), "'prun'", "prune")
+    assert "did you mean" not in run("prune", model, "--bogus").err
     refused(run("analyze", model, "extra"), "'extra'")
     refused(run(), "analyze, ops, prune, apply, verify or bench")
 
@@ -143,6 +144,16 @@ def test_unknown_words_list_near_ones(run: Run, model: Path) -> None:
         (["--round-to", "0"], "--round-to"),
         (["--min-keep", "1"], "min_keep"),
         (["--threads", "-1"], "--threads"),
+        (["--threads", "9999999"], "at most 1024"),
+        (["-o", ""], "'' is not the name of a file"),
+        (["--plan", ""], "'' is not the name of a file"),
+        (["--plan", "a\0b"], "is not the name of a file"),
+        (["-o", "x" * 300], "File name too long"),
+        (["--plan", "x" * 300], "File name too long"),
+        (["--config", "x" * 300], "File name too long"),
+        (["--dim", "batch=99999999999999"], "at most 2147483647"),
+        (["--dim", f"batch={'9' * 5000}"], "at most 2147483647"),
+        (["--dim", "batch=2000000000"], "input 'image' of shape [2000000000, 3, 8, 8] would take"),
         (["--seed", "x"], "--seed"),
         (["--verify", "maybe"], "--verify"),
         (["--dim", "batch"], "NAME=SIZE"),
@@ -193,6 +204,7 @@ def test_one_file_cannot_be_two(run: Run, model: Path, tmp_path: Path) -> None:
     before = model.read_bytes()
     refused(run("prune", model, "-o", "x", "--plan", "x"), "'x' is given twice")
     refused(run("prune", model, "--plan", model), "given twice")
+    refused(run("prune", model, "-o", "x", "--plan", "x.data"), "'x.data' is where the weights of 'x' would go")
     refused(run("analyze", model, "--dot", model), "given twice")
     refused(run("analyze", model, "--dot", "a", "--template", "./a"), "given twice")
     (tmp_path / "p.json").write_text("{}")
@@ -219,6 +231,69 @@ def test_an_unknown_opset(run: Run, edited: Edited, version: int) -> None:
         proto.opset_import[0].version = version
 
     refused(run("prune", edited(age)), f"version {version}")
+
+
+def test_the_data_of_the_input_is_not_written_over(run: Run, tmp_path: Path) -> None:
+    onnx.save(network(), tmp_path / "net.onnx", save_as_external_data=True, location="o.onnx.data", size_threshold=0)
+    before = (tmp_path / "o.onnx.data").read_bytes()
+    for options in (["-o", "o.onnx"], ["-o", "o.onnx.data"], ["--plan", "o.onnx.data"]):
+        refused(run("prune", "net.onnx", *options), "'o.onnx.data'", "the model 'net.onnx' is read from it")
+    refused(run("analyze", "net.onnx", "--dot", "o.onnx.data"), "the model 'net.onnx' is read from it")
+    assert (tmp_path / "o.onnx.data").read_bytes() == before
+    assert written(tmp_path) == {"net.onnx", "o.onnx.data"}
+
+
+def test_names_as_long_as_the_file_system_allows(run: Run, model: Path, tmp_path: Path) -> None:
+    output, plan = "o" * 255, "é" * 127
+    assert run("prune", model, "-o", output, "--plan", plan, "--no-verify").code == 0
+    assert written(tmp_path) == {"net.onnx", output, plan}
+
+
+def test_a_plan_without_cuts(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('{"version": 1, "cuts": []}')
+    refused(run("apply", model, "p.json"), "'p.json': the plan removes nothing")
+    refused(run("verify", model, model, "--plan", "p.json"), "'p.json': the plan removes nothing")
+    assert written(tmp_path) == {"net.onnx", "p.json"}
+
+
+def test_files_that_begin_with_a_byte_order_mark(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("ratio = 0.5\n", encoding="utf-8-sig")
+    assert run("prune", model, "--config", "c.toml", "--plan", "p.json", "--no-verify").code == 0
+    (tmp_path / "p.json").write_text((tmp_path / "p.json").read_text("utf-8"), encoding="utf-8-sig")
+    assert run("apply", model, "p.json", "-o", "x.onnx", "--no-verify").code == 0
+
+
+def test_an_operator_without_a_rule_is_named(run: Run, tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((8, 3, 1, 1), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Foo", ["x", "w"], ["y"], name="foo", domain="my.dom")],
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["n", 3, 4, 4])],
+        [helper.make_tensor_value_info("y", 1, ["n", 8, 4, 4])],
+        [weight],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("my.dom", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "x.onnx")
+    refused(run("prune", "x.onnx"), "nothing in this model is prunable", "my.dom::Foo", "an operator without a rule")
+
+
+def test_a_graph_without_outputs(run: Run, edited: Edited) -> None:
+    def forget(proto: onnx.ModelProto) -> None:
+        del proto.graph.output[:]
+
+    refused(run("prune", edited(forget)), "its graph has no outputs")
+
+
+def test_a_batch_that_contradicts_itself(run: Run, model: Path) -> None:
+    for dim in ("batch=2", "image:0=2"):
+        refused(run("bench", model, "--batch", "3", "--dim", dim), "--batch 3 contradicts --dim", "'batch' 2")
+    assert run("bench", model, "--batch", "2", "--dim", "batch=2", "--runs", "1").code == 0
+
+
+def test_an_axis_that_does_not_exist(run: Run, model: Path) -> None:
+    refused(run("analyze", model, "--why", "logits:2", "stem"), "'logits' has 2 axes")
+    refused(run("analyze", model, "--why", "stem", "stem.weight:4"), "'stem.weight' has 4 axes")
+    assert run("analyze", model, "--why", "logits:1", "stem.weight:3").code == 0
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99, "cuts": []}', '{"version": 1}'])

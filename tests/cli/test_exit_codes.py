@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 import onnxprune.cli
 from onnxprune.cli import main
+from onnxprune.errors import UserError
 from onnxprune.model import Model
 from onnxprune.passes.apply import apply
 from onnxprune.plan import Plan
@@ -125,7 +128,7 @@ def test_verify_of_the_wrong_file(run: Run, model: Path) -> None:
     said = run("verify", model, model, "--plan", "p.json", "--json")
     assert said.code == 3
     assert said.data["ok"] is False
-    assert said.data["error"] > 0.01
+    assert "where the plan leaves" in said.data["notes"][0]
     assert "verification failed" in said.err
 
 
@@ -136,6 +139,89 @@ def test_an_interruption(run: Run, monkeypatch: pytest.MonkeyPatch, model: Path)
     monkeypatch.setattr("onnxprune.cli.source.store.load", interrupt)
     said = run("analyze", model)
     assert (said.code, said.out, said.err) == (130, "", "onnxprune: interrupted\n")
+
+
+@pytest.mark.parametrize("step", ["Save", "Verify"])
+def test_a_model_that_was_not_written_leaves_no_plan(
+    run: Run, monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path, step: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise UserError("cannot write: No space left on device")
+
+    monkeypatch.setattr(f"onnxprune.passes.{step.lower()}.{step.lower()}", full)
+    (tmp_path / "p.json").write_text("old")
+    assert run("prune", model, "--plan", "p.json", "--no-bench").code == 2
+    assert (tmp_path / "p.json").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "p.json"}
+
+
+WAITING = """
+import sys, time
+from onnxprune import passes
+from onnxprune.cli import main
+
+def wait(model, path):
+    print("saving", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+passes.save.save = wait
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals end programs this way on POSIX")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signals_leave_nothing_behind(model: Path, tmp_path: Path, name: str, code: int) -> None:
+    argv = [sys.executable, "-c", WAITING, "prune", str(model), "--plan", "p.json", "--no-verify", "-q"]
+    with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "saving\n"
+        assert any(path.suffix == ".tmp" for path in tmp_path.iterdir()), "nothing was there to be removed"
+        process.send_signal(getattr(signal, name))
+        assert process.stderr.read() == "onnxprune: interrupted\n"
+    assert process.returncode == code
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_signals_are_as_before_afterwards(run: Run, model: Path) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert run("analyze", model).code == 0
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("argv", [["analyze"], ["analyze", "--json"], ["prune", "--no-verify", "-o", "x.onnx"]])
+def test_a_result_that_cannot_be_printed(model: Path, tmp_path: Path, argv: list[str]) -> None:
+    command = " ".join([*COMMAND, argv[0], str(model), *argv[1:], "-q"])
+    for end, why in ((">/dev/full", "No space left on device"), (">&-", "it is closed")):
+        done = subprocess.run(f"{command} {end}", shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 4
+        assert done.stderr.startswith(f"onnxprune: error: cannot write the result to stdout: {why}")
+        assert len(done.stderr.splitlines()) == 1
+        assert ("(written: 'x.onnx')" in done.stderr) == (tmp_path / "x.onnx").exists() == (argv[0] == "prune")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell that can close streams")
+def test_a_closed_stderr_costs_nothing(model: Path, tmp_path: Path) -> None:
+    command = " ".join([*COMMAND, "prune", str(model), "--no-bench", "-o", "x.onnx", "2>&-"])
+    done = subprocess.run(command, shell=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0
+    assert "verification error" in done.stdout
+    onnx.checker.check_model(tmp_path / "x.onnx", full_check=True)
+
+
+def test_a_failing_runtime_says_one_line(model: Path, tmp_path: Path) -> None:
+    """onnxruntime would print the error itself, on a stderr that is not Python's."""
+    assert shell("prune", model, "--no-verify", "-o", "x.onnx", "--plan", "p.json", cwd=tmp_path).returncode == 0
+    plan = json.loads((tmp_path / "p.json").read_text())
+    plan["cuts"].append(
+        {"group": "in", "index": [1], "slots": [{"tensor": "stem.weight", "axis": 1, "size": 3, "role": "in"}]}
+    )
+    (tmp_path / "p.json").write_text(json.dumps(plan))
+    done = shell("apply", model, "p.json", "-o", "y.onnx", cwd=tmp_path)
+    assert done.returncode == 3
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (tmp_path / "y.onnx").exists()
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:

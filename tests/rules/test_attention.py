@@ -79,21 +79,51 @@ def packed(n: Net, packed_kv: bool = False) -> None:
     n.output(n.linear(y, 6, name="last"))
 
 
-def grouped(n: Net, kv: int = 2, rotary: bool = False, sink: bool = False) -> None:
+def grouped(n: Net, kv: int = 2, rotary: bool = False, sink: bool = False, packed: bool = False) -> None:
     """com.microsoft GroupQueryAttention, as exported for generation."""
     size = 16  # what the kernel wants of rotary tables
     x = n.input("tokens", 1, 5, 8)
-    q, k, v = project(n, x, HEADS * size, kv * size, kv * size)
+    if packed:
+        q, k, v = n.linear(x, (HEADS + 2 * kv) * size, name="qkv"), "", ""
+    else:
+        q, k, v = project(n, x, HEADS * size, kv * size, kv * size)
     past = [n.op("Expand", n.weight(1, kv, 3, size), n.ints(1, kv, 3, size)) for _ in range(2)]
     lengths, total = n.const([7], np.int32), n.const(8, np.int32)
     tables = [n.weight(8, size // 2, name=name) for name in ("cos", "sin")] if rotary else ["", ""]
     more = ["", "", n.weight(HEADS, name="sink")] if sink else []
     y = n.ops(
-        f"{MS}::GroupQueryAttention", 3, q, k, v, *past, lengths, total, *tables, *more,
-        num_heads=HEADS, kv_num_heads=kv, do_rotary=int(rotary),
-    )[0]  # fmt: skip
+        f"{MS}::GroupQueryAttention",
+        3,
+        q,
+        k,
+        v,
+        *past,
+        lengths,
+        total,
+        *tables,
+        *more,
+        num_heads=HEADS,
+        kv_num_heads=kv,
+        do_rotary=int(rotary),
+    )[0]
     n.made[y] = (1, 5, HEADS * size)
     n.output(n.linear(y, 6, name="last"))
+
+
+def four_bits(n: Net, x: str, inner: int, outer: int, name: str) -> str:
+    blocks = inner // 16
+    w = n.const(n.rng.integers(0, 256, (outer, blocks, 8)), np.uint8, name=name)
+    scale = n.const(n.rng.uniform(0.02, 0.05, outer * blocks), np.float32)
+    return n.op(f"{MS}::MatMulNBits", x, w, scale, N=outer, K=inner, bits=4, block_size=16, made=(1, 5, outer))
+
+
+def grouped_of_four_bits(n: Net) -> None:
+    """As generators are shipped: both projections packed, a head as long as two blocks."""
+    qkv = four_bits(n, n.input("tokens", 1, 5, 64), 64, 8 * 32, "qkv")
+    more = [n.const([4], np.int32), n.const(5, np.int32)]
+    y = n.ops(f"{MS}::GroupQueryAttention", 3, qkv, "", "", "", "", *more, num_heads=4, kv_num_heads=2)[0]
+    n.made[y] = (1, 5, 128)
+    n.output(n.op("MatMul", four_bits(n, y, 128, 16, "out"), n.weight(16, 6, name="last.weight"), name="last"))
 
 
 def projecting(n: Net, *more: str, sizes: tuple[int, int, int] | None = None, bias: bool = True) -> None:
@@ -109,7 +139,9 @@ def projecting(n: Net, *more: str, sizes: tuple[int, int, int] | None = None, bi
 def projecting_made(n: Net) -> None:
     """Its input channels are made by a layer in front, and go as well."""
     x = n.op("Relu", n.linear(tokens(n), 6, name="first"))
-    y = n.op(f"{MS}::Attention", x, n.weight(6, 3 * WIDE, name="qkv"), n.weight(3 * WIDE), num_heads=HEADS, made=(2, 5, WIDE))
+    y = n.op(
+        f"{MS}::Attention", x, n.weight(6, 3 * WIDE, name="qkv"), n.weight(3 * WIDE), num_heads=HEADS, made=(2, 5, WIDE)
+    )
     n.output(n.linear(y, 6, name="last"))
 
 
@@ -152,7 +184,12 @@ STANDARD: list[Row] = [
     row("Attention with a mask for all heads", lambda n: standard(n, n.weight(*MASK)), HEADS, **OPSET),
     row("Attention with a position bias", lambda n: standard(n, n.weight(1, HEADS, 5, 5)), HEADS, **OPSET),
     row("Attention with a mask from outside", lambda n: standard(n, n.input("mask", 2, 1, 5, 5)), HEADS, **OPSET),
-    row("Attention with a bias from outside", lambda n: standard(n, n.input("mask", 2, HEADS, 5, 5)), frozen={"fixed-axis": 36}, **OPSET),
+    row(
+        "Attention with a bias from outside",
+        lambda n: standard(n, n.input("mask", 2, HEADS, 5, 5)),
+        frozen={"fixed-axis": 36},
+        **OPSET,
+    ),
     row("Attention with grouped queries", lambda n: standard(n, kv=2), 2, **OPSET),
     row("Attention with grouped queries and a bias", lambda n: standard(n, n.weight(1, HEADS, 5, 5), kv=2), 2, **OPSET),
     row("Attention with one key head", lambda n: standard(n, kv=1), frozen={"fixed-axis": 18}, **OPSET),
@@ -164,21 +201,38 @@ STANDARD: list[Row] = [
 VENDOR: list[Row] = [
     row("MultiHeadAttention", multi_head, HEADS),
     row("MultiHeadAttention with a bias", lambda n: multi_head(n, n.weight(3 * WIDE, name="b")), HEADS),
-    row("MultiHeadAttention, other head size of values", lambda n: multi_head(n, n.weight(2 * WIDE + HEADS * 5), size_v=5), HEADS),
+    row(
+        "MultiHeadAttention, other head size of values",
+        lambda n: multi_head(n, n.weight(2 * WIDE + HEADS * 5), size_v=5),
+        HEADS,
+    ),
     row("MultiHeadAttention with a position bias", lambda n: multi_head(n, "", "", n.weight(1, HEADS, 5, 5)), HEADS),
     row("MultiHeadAttention with a mask", lambda n: multi_head(n, "", "", n.weight(1, 1, 5, 5)), HEADS),
-    row("MultiHeadAttention with padding", lambda n: multi_head(n, "", n.const([[1, 1, 1, 1, 0]] * 2, np.int32)), HEADS),
+    row(
+        "MultiHeadAttention with padding", lambda n: multi_head(n, "", n.const([[1, 1, 1, 1, 0]] * 2, np.int32)), HEADS
+    ),
     row("MultiHeadAttention, keys of rank 4", lambda n: multi_head(n, rank_4=True), HEADS),
     row("MultiHeadAttention, causal", lambda n: multi_head(n, unidirectional=1), HEADS),
     row("GroupQueryAttention", grouped, 2),
     row("GroupQueryAttention, all heads", lambda n: grouped(n, kv=4), 4),
     row("GroupQueryAttention with rotary tables", lambda n: grouped(n, rotary=True), 2),
     row("GroupQueryAttention with a sink", lambda n: grouped(n, sink=True), 2),
+    row("GroupQueryAttention, packed", lambda n: grouped(n, packed=True), 2),
+    row("GroupQueryAttention, packed, all heads", lambda n: grouped(n, packed=True, kv=4, rotary=True), 4),
+    row("GroupQueryAttention of four bits", grouped_of_four_bits, 16, 2),
     row("Attention of com.microsoft", projecting, HEADS),
     row("Attention of com.microsoft without a bias", lambda n: projecting(n, bias=False), HEADS, runs=False),
-    row("Attention of com.microsoft with a mask", lambda n: projecting(n, n.const([[1, 1, 1, 1, 0]] * 2, np.int32)), HEADS),
+    row(
+        "Attention of com.microsoft with a mask",
+        lambda n: projecting(n, n.const([[1, 1, 1, 1, 0]] * 2, np.int32)),
+        HEADS,
+    ),
     row("Attention of com.microsoft with sizes", lambda n: projecting(n, sizes=(12, 12, 20)), HEADS),
-    row("Attention of com.microsoft with a position bias", lambda n: projecting(n, "", "", n.weight(1, HEADS, 5, 5)), HEADS),
+    row(
+        "Attention of com.microsoft with a position bias",
+        lambda n: projecting(n, "", "", n.weight(1, HEADS, 5, 5)),
+        HEADS,
+    ),
     row("Attention of com.microsoft behind a layer", projecting_made, HEADS, 6),
 ]
 ROTARY: list[Row] = [
@@ -202,6 +256,7 @@ def test_attention(case: Row) -> None:
         (lambda n: standard(n, kv=2, size_v=5), "Attention", {"q_num_heads": 2, "kv_num_heads": 1}),
         (multi_head, "MultiHeadAttention", {"num_heads": 2}),
         (grouped, "GroupQueryAttention", {"num_heads": 2, "kv_num_heads": 1}),
+        (lambda n: grouped(n, packed=True), "GroupQueryAttention", {"num_heads": 2, "kv_num_heads": 1}),
         (projecting, "Attention", {"num_heads": 2}),
         (lambda n: projecting(n, sizes=(12, 12, 20)), "Attention", {"num_heads": 2, "qkv_hidden_sizes": [6, 6, 10]}),
         (lambda n: rotated(n, vendor=True), "RotaryEmbedding", {"num_heads": 2}),

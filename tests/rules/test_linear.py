@@ -295,5 +295,5 @@ def test_what_a_product_makes_and_reads() -> None:
         "first.bias:0": "shift",
         "second.weight:0": "in",
         "second.weight:1": "out",
-        "last.weight:1": "in",
+        "last.weight:0": "in",
     }

@@ -18,7 +18,7 @@ def upsample(*scales: float) -> Op:
     def op(n: Net, x: str) -> str:
         if n.opset < 9:
             made = [int(size * scale) for size, scale in zip((2, 8, 6, 6), scales, strict=True)]
-            return n.op("Upsample", x, scales=list(scales), mode="nearest", made=made)
+            return n.op("Upsample", x, scales=[float(s) for s in scales], mode="nearest", made=made)
         given = n.const(scales, np.float32)
         if n.opset < 10:
             return n.op("Upsample", x, given, mode="nearest")
