@@ -10,6 +10,7 @@ from onnxprune.cli.arguments import (
     Commands,
     add_checks,
     add_dims,
+    add_inexact,
     add_output,
     add_threads,
     command,
@@ -41,6 +42,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("model", metavar="MODEL", type=file_name, help="ONNX file")
     parser.add_argument("plan", metavar="PLAN", type=file_name, help="JSON file written by `onnxprune prune --plan`")
     add_output(parser)
+    add_inexact(parser)
     add_checks(parser)
     add_dims(parser)
     add_threads(parser)
@@ -51,7 +53,7 @@ def run(args: Namespace) -> int:
     """The command."""
     talk = Talk.of(args)
     plan = Path(args.plan)
-    found = produce(job(args, given=[plan]), [LoadPlan(plan)], args, talk)
+    found = produce(job(args, given=[plan]), [LoadPlan(plan, args.allow_inexact)], args, talk)
     parts = before_after.parts(found, verbose=talk.verbose)
     talk.result({"command": "apply", **outcome.document(found)}, parts, wrote=found.files)
     return 0

@@ -106,13 +106,18 @@ def add_dims(parser: Parser) -> None:
     )
 
 
-def add_analysis(parser: Parser) -> None:
-    """What analysis may offer."""
+def add_inexact(parser: Parser) -> None:
+    """Whether there may be cuts that cannot be proved."""
     parser.add_argument(
         "--allow-inexact",
         action="store_true",
         help="also cut where the kept channels then compute something else (layer norm, softmax, mean)",
     )
+
+
+def add_analysis(parser: Parser) -> None:
+    """What analysis may offer."""
+    add_inexact(parser)
     parser.add_argument(
         "--attention",
         choices=ATTENTION,

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnxprune
 from onnxprune import plan_json
 from onnxprune.cli import outcome
-from onnxprune.cli.arguments import Commands, add_dims, add_threads, command, file_name, finished
+from onnxprune.cli.arguments import Commands, add_dims, add_inexact, add_threads, command, file_name, finished
 from onnxprune.cli.figures import bindings, noise, plural
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.source import opened
@@ -46,6 +46,7 @@ def add(commands: Commands) -> None:
         default="numeric",
         help="numeric: compare outputs in onnxruntime (default); structural: check types and shapes only",
     )
+    add_inexact(parser)
     add_dims(parser)
     add_threads(parser)
     finished(parser, run)
@@ -56,7 +57,7 @@ def run(args: Namespace) -> int:
     talk = Talk.of(args)
     with Activity(talk) as activity:
         activity.step("reading")
-        plan = plan_json.load_cuts(args.plan)
+        plan = plan_json.load_cuts(args.plan, allow_inexact=args.allow_inexact)
         source = opened(Path(args.original), args.dim)
         original, pruned = onnxprune.normalize(source.model), onnxprune.load(args.pruned)
         check(plan, {name: dims for name, (_, dims) in infer(original).items()})

@@ -39,11 +39,13 @@ PLACES: Mapping[str, Mapping[int, tuple[int | None, int, int]]] = {
     "MatMulInteger": {0: (None, 2, -2), 1: (None, 3, -1)},
     "MatMulIntegerToFloat": {0: (2, 4, -2), 1: (3, 5, -1)},
     "DynamicQuantizeMatMul": {1: (2, 3, -1)},
+    "DynamicQuantizeLSTM": {1: (8, 9, 2), 2: (10, 11, 2)},
     "MatMulNBits": {1: (2, 3, 0)},
 }
 """Operator -> input that may be a quantised weight -> (input with its scale, with its zero point, axis of channels)."""
 
-_MOVES = frozenset(["Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"])
+_MOVES = frozenset(["Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"])
+"""What may stand between a weight and its operator: the first input is moved, or part of it is picked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,8 @@ def quantisations(model: Model) -> dict[str, Quantisation]:
             if moved and any(x is not None and x.size > 1 for x in params):
                 continue  # the channels stand elsewhere by then
             try:
+                if node.op_type == "DynamicQuantizeLSTM":  # for each direction, or for each of its channels
+                    params = [None if x is None else x.reshape(tensor.shape[0], 1, -1) for x in params]
                 if node.op_type == "MatMulNBits":
                     made = _packed(params, tensor.shape, attribute(node, "bits", 4))
                 else:
@@ -129,11 +133,11 @@ def _array(model: Model, node: onnx.NodeProto, index: int | None) -> Array | Non
 
 
 def _spread(values: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
-    """One value for all, for each position of an axis, or for each block along it; others broadcast as they are."""
+    """One value for all, for each position of an axis, or for each block along it."""
     if values.size == 1:
         return values.reshape(())
     if block:
         values = np.repeat(values, block, axis)[(slice(None),) * (axis % len(shape)) + (slice(shape[axis]),)]
     elif values.ndim == 1:
         values = values.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
-    return np.broadcast_to(values, np.broadcast_shapes(values.shape, shape)) if values.shape != shape else values
+    return np.broadcast_to(values, shape)

@@ -67,6 +67,11 @@ def recurrent(s: Surgery, node: onnx.NodeProto) -> None:
     set_attribute(node, "hidden_size", s.length(node.input[2], 2))
 
 
+@fixup("com.microsoft::DynamicQuantizeLSTM")
+def quantised_recurrent(s: Surgery, node: onnx.NodeProto) -> None:
+    set_attribute(node, "hidden_size", s.length(node.input[2], 1))
+
+
 @fixup("GroupNormalization")
 def group_norm(s: Surgery, node: onnx.NodeProto) -> None:
     """Whole groups went if what is left of every group is all or nothing."""

@@ -94,11 +94,17 @@ def load(path: str | Path) -> Plan:
     return from_json(text, source=str(path))
 
 
-def load_cuts(path: str | Path) -> Plan:
-    """Read a plan file that is to be used: one without cuts is a mistake."""
+def load_cuts(path: str | Path, *, allow_inexact: bool = False) -> Plan:
+    """Read a plan file that is to be used: one without cuts is a mistake.
+
+    So is one that calls cuts inexact where nobody asked for such: its result could not be verified.
+    """
     plan = load(path)
     if not plan.cuts:
         raise UserError(f"{str(path)!r}: the plan removes nothing")
+    if plan.inexact and not allow_inexact:
+        codes = ", ".join(plan.inexact)
+        raise UserError(f"{str(path)!r}: the plan holds inexact cuts ({codes}); if that is meant, add --allow-inexact")
     return plan
 
 

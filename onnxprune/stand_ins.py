@@ -32,6 +32,7 @@ STAND_INS: Mapping[str, tuple[str, slice | tuple[int, ...]]] = {
     "NhwcMaxPool": ("MaxPool", (0,)),
     "MatMulIntegerToFloat": ("MatMul", (0, 1)),
     "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
+    "DynamicQuantizeLSTM": ("LSTM", (0, 1, 2)),
     "QGemm": ("Gemm", (0, 3)),
     "EmbedLayerNormalization": ("Gather", (2, 0)),
     "QuantizeLinear": ("QuantizeLinear", slice(None)),
@@ -81,7 +82,7 @@ def _standard(
     op, taken = STAND_INS[node.op_type]
     inputs = list(node.input)
     inputs = inputs[taken] if isinstance(taken, slice) else [inputs[i] for i in taken if i < len(inputs)]
-    made = onnx.helper.make_node(op, inputs, [node.output[0]], name=node.name)
+    made = onnx.helper.make_node(op, inputs, node.output if op == "LSTM" else [node.output[0]], name=node.name)
     made.attribute.extend(item for item in node.attribute if op not in ("Identity", "Gather"))
     if node.op_type.startswith("Nhwc") or attribute(node, "channels_last", 0):
         yield from _turned(made, weight=node.op_type == "NhwcConv")

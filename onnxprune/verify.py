@@ -247,7 +247,9 @@ def relative(expected: np.ndarray, found: np.ndarray, least: float = 0.0) -> flo
     if expected.shape != found.shape:
         return float("inf")
     finite = np.isfinite(expected)
-    if not np.array_equal(np.isnan(expected), np.isnan(found)) or not np.array_equal(finite, np.isfinite(found)):
+    if not np.array_equal(finite, np.isfinite(found)):
+        return float("inf")
+    if not np.array_equal(expected[~finite], found[~finite], equal_nan=True):
         return float("inf")
     if not finite.any():
         return 0.0

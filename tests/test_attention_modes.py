@@ -100,7 +100,7 @@ def einsum_projections(n: Net) -> None:
     n.output(n.op("Einsum", y, n.weight(HEADS, SIZE, 7, name="last.weight"), equation="abcd,cde->abe", name="last"))
 
 
-def grouped(n: Net, tokens: tuple[Dim, ...] = STATIC) -> None:
+def grouped(n: Net, tokens: tuple[Dim, ...] = STATIC, slopes: bool = False) -> None:
     """Each key-value head is expanded to the query heads it serves."""
     a = Attention(n, tokens, kv=2)
     q, k, v = a.project()
@@ -115,7 +115,11 @@ def grouped(n: Net, tokens: tuple[Dim, ...] = STATIC) -> None:
             return n.op("Reshape", wide, target)
         return n.reshape(n.op("Expand", wide, n.ints(2, 2, 2, 5, SIZE)), 2, HEADS, 5, SIZE)
 
-    a.close(a.join(a.scores(q, repeat(k)), repeat(v)))
+    scores = a.scores(q, repeat(k))
+    if slopes:
+        distance = n.const(-np.abs(np.arange(5)[:, None] - np.arange(5)), np.float32)
+        scores = n.op("Add", scores, n.op("Mul", n.positive(HEADS, 1, 1, name="slopes"), distance))
+    a.close(a.join(scores, repeat(v)))
 
 
 def one_key_head(n: Net) -> None:
@@ -237,6 +241,7 @@ CASES: dict[str, tuple[Write, tuple[int, ...], tuple[int, ...]]] = {
     "einsum": (einsum, (HEADS,), DIMS),
     "einsum in the projections": (einsum_projections, (HEADS,), DIMS),
     "grouped queries": (grouped, (2,), DIMS),
+    "grouped queries with ALiBi": (lambda n: grouped(n, slopes=True), (2,), DIMS),
     "one key head": (one_key_head, (HEADS,), DIMS),
     "packed, 3 x heads x size": (lambda n: packed(n, "3hd"), (HEADS,), SHARED),
     "packed, heads x 3 x size": (lambda n: packed(n, "h3d"), (HEADS,), SHARED),

@@ -115,6 +115,13 @@ def test_a_name_can_only_be_taken_once(registry: dict[str, criteria.Criterion]) 
     assert find("l1").function is l1
 
 
+@pytest.mark.parametrize("roles", [("bogus",), "out"])
+def test_roles_that_no_weight_has(registry: dict[str, criteria.Criterion], roles: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"criterion 'new' cannot read '\w+': the roles are out, in, scale"):
+        criterion("new", roles=roles)
+    assert "new" not in registry
+
+
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(UserError) as error:
         find("fpgn")

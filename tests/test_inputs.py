@@ -249,6 +249,34 @@ def test_dims_that_do_not_exist_are_not_ignored() -> None:
         random_feeds(model(IMAGE), dims={"heigth": 3})
 
 
+@pytest.mark.parametrize("size", [0, -1, 2**31, 10**30, 1.5])
+def test_sizes_that_cannot_be(size: int) -> None:
+    with pytest.raises(UserError, match="dimension 'batch': .* is not possible, the size must be at (least|most)"):
+        random_feeds(model(IMAGE), dims={"batch": size})
+
+
+def test_dims_that_are_no_mapping() -> None:
+    with pytest.raises(UserError, match="dims must map names to sizes"):
+        random_feeds(model(IMAGE), dims="batch=2")  # type: ignore[arg-type]  # the mistake
+
+
+@pytest.mark.parametrize("size", [10**6, 2**31, 2**62])
+def test_inputs_that_would_fill_the_memory(size: int) -> None:
+    huge = model(f"(float[1, {size}, {size}] x) => (float y) {{ y = Relu(x) }}")
+    with pytest.raises(UserError, match=r"input 'x' of shape \[1, .* would take .* GiB"):
+        random_feeds(huge)
+    with pytest.raises(UserError, match=r"input 'x' of shape \[1, .* would take .* GiB"):
+        runnable_feeds(huge)
+
+
+def test_a_guess_that_would_fill_the_memory_is_not_the_last() -> None:
+    """224 by 224 pixels of 20000 channels take 4 GB, 64 by 64 of them a third of one."""
+    tall = model("(float[batch, height, width, 20000] x) => (float y) { y = ReduceMax(x) }")
+    with pytest.raises(UserError, match="would take"):
+        random_feeds(tall)
+    assert runnable_feeds(tall).dims == {"batch": 1, "height": 64, "width": 64}
+
+
 def test_other_than_tensors() -> None:
     made = model("(float[2] x) => (float y) { y = Relu(x) }")
     made.graph.input[0].type.CopyFrom(onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(1, None)))

@@ -116,6 +116,14 @@ def test_weight_turned_before_it_is_dequantised() -> None:
     assert (cutting(prepared(net.proto()), "w", 0, (1,))[1] == 50).all()
 
 
+def test_table_that_is_dequantised_after_the_look_up() -> None:
+    net = Net()
+    w, point = net.const(net.rng.integers(1, 9, (6, 4)), np.uint8, name="w"), net.const(50, np.uint8)
+    rows = net.transpose(net.op("Gather", w, net.input("ids", 3, dtype=TensorProto.INT64)), 1, 0)
+    net.output(net.op("DequantizeLinear", rows, net.scalar(0.1), point))
+    assert (cutting(prepared(net.proto()), "w", 1, (1,))[:, 1] == 50).all()
+
+
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_columns_of_a_transposed_product(transposed: int) -> None:
     """A square weight gives nothing away: only transB says where the channels are."""

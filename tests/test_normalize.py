@@ -12,9 +12,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import UserError
 from onnxprune.model import Model
-from onnxprune.normalize import merge_clones, normalize
+from onnxprune.normalize import merge_clones, normalize, restore
 from onnxprune.runtime import run, session
-from onnxprune.store import load
+from onnxprune.store import load, save
 
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -190,6 +190,31 @@ def test_inputs_that_are_initializers_become_plain_weights(tmp_path: Path) -> No
     assert [item.name for item in done.graph.input] == ["x"]
     assert done.proto.ir_version == 4
     check_same(tmp_path, done, x=X)
+
+
+def test_default_values_are_inputs_again_when_they_are_written(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["y"], name="fc"),
+        helper.make_node("Gemm", ["y", "v", "b"], ["z"], name="fc2"),
+    ]
+    inputs = [value("w", [4, "out"]), value("x", ["n", 4]), value("b", [4]), value("unread", [4])]
+    weights = [weight(name, 4, 4) for name in "wv"] + [weight("b", 4), weight("unread", 4)]
+    proto = build(nodes, weights, inputs, [value("z", ["n", 4])])
+    done = normalize(opened(proto, tmp_path))
+    assert [item.name for item in done.graph.input] == ["x"]
+    assert normalize(done).inputs == done.inputs
+    back = restore(done)
+    assert list(back.graph.input) == inputs[:3]  # in their order; what nobody reads has no value any more
+    assert list(back.weights) == ["w", "v", "b"]
+    save(back, tmp_path / "back.onnx")
+    onnx.checker.check_model(tmp_path / "back.onnx", full_check=True)
+    for feeds in ({"x": X}, {"x": X, "b": np.full(4, 5.0, np.float32)}):
+        old, new = (outputs_of(tmp_path / name, feeds) for name in ("m.onnx", "back.onnx"))
+        np.testing.assert_array_equal(new["z"], old["z"])
+    cut = restore(done.replace(weights={**done.weights, "w": done.weights["w"].take(1, np.arange(3))}))
+    assert cut.graph.input[0] == inputs[0]  # a free length stays free
+    cut = restore(done.replace(weights={**done.weights, "b": done.weights["b"].take(0, np.arange(3))}))
+    assert cut.graph.input[2] == value("b", [3])
 
 
 def test_functions_are_inlined_with_their_subgraphs(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune import store
 from onnxprune.errors import UserError
 from onnxprune.model import Model
+from onnxprune.replacing import check_writable
 from onnxprune.store import load, save
 from onnxprune.tensors import Tensor
 
@@ -235,6 +236,18 @@ def test_existing_files_keep_their_mode(tmp_path: Path) -> None:
     assert (tmp_path / "m.onnx").stat().st_mode & 0o777 == 0o640
 
 
+def test_what_a_model_is_read_from_is_not_written_over(tmp_path: Path) -> None:
+    onnx.save(plain(), tmp_path / "m.onnx", save_as_external_data=True, location="o.onnx.data", size_threshold=0)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model = load(tmp_path / "m.onnx")
+    for name in ("o.onnx", "o.onnx.data"):
+        with pytest.raises(UserError, match=r"o\.onnx\.data': the model .*m\.onnx' is read from it"):
+            save(model, tmp_path / name)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    save(model, tmp_path / "m.onnx")
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "m.onnx.data", "o.onnx.data"}
+
+
 def test_paths_that_cannot_be_written_are_refused_before_any_work(tmp_path: Path) -> None:
     model = load_of(plain(), tmp_path)
     with pytest.raises(UserError, match="does not exist"):
@@ -246,14 +259,14 @@ def test_paths_that_cannot_be_written_are_refused_before_any_work(tmp_path: Path
         save(model.replace(external=True), tmp_path / "m.onnx")
     os.mkfifo(tmp_path / "pipe.onnx")
     with pytest.raises(UserError, match="not a regular file"):
-        store.check_writable(tmp_path / "pipe.onnx")
+        check_writable(tmp_path / "pipe.onnx")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_folders_without_permission_are_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="permission denied"):
-        store.check_writable(tmp_path / "m.onnx")
+        check_writable(tmp_path / "m.onnx")
 
 
 def broken(change: Callable[[onnx.ModelProto], object]) -> onnx.ModelProto:

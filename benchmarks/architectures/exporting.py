@@ -112,10 +112,11 @@ def _run(path: Path, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    wanted = {item.name for item in session.get_inputs()}
+    half = {item.name: item.type == "tensor(float16)" for item in session.get_inputs()}
+    taken = {name: value.astype(np.float16) if half[name] else value for name, value in feeds.items() if name in half}
     run_options = ort.RunOptions()
     run_options.log_severity_level = 4
-    found = session.run(None, {name: value for name, value in feeds.items() if name in wanted}, run_options)
+    found = session.run(None, taken, run_options)
     return [np.asarray(out, np.float64) for out in found]
 
 

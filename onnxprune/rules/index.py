@@ -159,7 +159,10 @@ def expand(f: Flow, node: object, x: Value, shape: Value) -> Sequence[Axes]:
         target = list(known)
     new = [fixed(size) if size is not None and size != -1 else f.open() for size in target]
     wanted = [_stretched(f, x, i - len(new), axis) for i, axis in enumerate(new)]
-    return [tuple(broadcast(f, [x.axes, tuple(wanted)], "first"))]
+    made = broadcast(f, [x.axes, tuple(wanted)], "first")
+    array = f.array(0)
+    nothing = array is not None and not array.any()  # a state that starts at zero, for instance
+    return [tuple(axis.with_zero(axis.zero or nothing) for axis in made)]
 
 
 def _stretched(f: Flow, x: Value, i: int, axis: Axis) -> Axis:

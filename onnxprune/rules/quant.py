@@ -12,6 +12,7 @@ from onnxprune.rules.conv import conv, from_front, to_front
 from onnxprune.rules.elementwise import broadcast
 from onnxprune.rules.join import concat
 from onnxprune.rules.linear import gemm, matmul
+from onnxprune.rules.recurrent import recurrent
 from onnxprune.rules.registry import Axes, Flow, Refuse, Value, rule
 
 
@@ -164,6 +165,15 @@ def qlinear_unary(f: Flow, node: object, x: Value, *rest: Value | None) -> Seque
     return [tuple(axis.with_zero(axis.zero and keeps) for axis in x.axes)]
 
 
+@rule("com.microsoft::QLinearSoftmax")
+def qlinear_softmax(f: Flow, node: object, x: Value, *rest: Value | None) -> Sequence[Axes]:
+    """It keeps the opset that it was made from, for before 13 everything from `axis` on was one long row."""
+    first, older = f.attr("axis", -1) % x.rank, f.attr("opset", 13) < 13
+    for axis in x.axes[first : x.rank if older else first + 1]:
+        f.inexact(axis, "normalised", "is normalised by a softmax over it")
+    return [tuple(axis.with_zero(False) for axis in x.axes)]
+
+
 @rule("com.microsoft::QLinearGlobalAveragePool", "com.microsoft::QLinearAveragePool")
 def qlinear_pool(f: Flow, node: object, x: Value, *rest: Value | None) -> Sequence[Axes]:
     last = bool(f.attr("channels_last", 0))
@@ -172,6 +182,25 @@ def qlinear_pool(f: Flow, node: object, x: Value, *rest: Value | None) -> Sequen
     return [
         tuple(axis if i in (0, channels) else fixed(1) if whole else f.open() for i, axis in enumerate(x.axes)),
     ]
+
+
+@rule("com.microsoft::DynamicQuantizeLSTM")
+def lstm_by_range(
+    f: Flow, node: object, x: Value, w: Value, r: Value, b: Value | None = None, *rest: Value | None
+) -> Sequence[Axes]:
+    """W (directions, input, gates*hidden) and R (directions, hidden, gates*hidden) are transposed, unlike LSTM's.
+
+    The states are quantised by their range as well, and that always includes zero.
+    """
+    quantize_by_range(f, node, x)
+    params = rest[4:8]
+    for weight, pair in ((w, params[:2]), (r, params[2:])):
+        for value in pair:
+            if value is not None and value.rank == 2:
+                f.mark(value, 1, "keep")
+                f.tie(weight.axes[2], value.axes[1])
+    turned = [Value((value.axes[0], value.axes[2], value.axes[1]), value.weight) for value in (w, r)]
+    return recurrent(f, node, x, *turned, b, *rest[:4])
 
 
 @rule("com.microsoft::MatMulNBits")

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from onnxprune.facts import Axis, fixed
 from onnxprune.rules.registry import Axes, Flow, Value, rule
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-GATE_ACTIVATIONS = {"LSTM": 1, "GRU": 1, "RNN": 0}
+GATES = {"LSTM": 4, "DynamicQuantizeLSTM": 4, "GRU": 3, "RNN": 1}
+GATE_ACTIVATIONS = {"LSTM": 1, "DynamicQuantizeLSTM": 1, "GRU": 1, "RNN": 0}
 """So many of the activations of each direction belong to gates, the others make the state."""
 ZERO_STAYS = {"tanh", "relu", "leakyrelu", "thresholdedrelu", "scaledtanh", "elu", "softsign"}
 

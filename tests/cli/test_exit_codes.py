@@ -253,3 +253,15 @@ def test_the_installed_command_is_this_one(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout == f"onnxprune {__version__}\n"
+
+
+def test_a_plan_cannot_switch_the_comparison_off(run: Run, model: Path) -> None:
+    assert run("prune", model, "--plan", "p.json").code == 0
+    plan = json.loads(Path("p.json").read_text("utf-8"))
+    plan["groups"][0]["inexact"] = ["normalised"]
+    Path("q.json").write_text(json.dumps(plan), "utf-8")
+    for argv in (["apply", model, "q.json", "-o", "o.onnx"], ["verify", model, "net-pruned.onnx", "--plan", "q.json"]):
+        said = run(*argv)
+        assert said.code == 2
+        assert "holds inexact cuts (normalised); if that is meant, add --allow-inexact" in said.err
+        assert run(*argv, "--allow-inexact").code == 0

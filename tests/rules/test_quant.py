@@ -106,6 +106,14 @@ def qdq_moved_before(n: Net) -> None:
     n.output(n.gemm(rounded(n, n.op("MatMul", x, w)), 3, name="last"))
 
 
+def qdq_table(n: Net) -> None:
+    """Dynamic quantisation looks up bytes and dequantises what it found."""
+    w, point = stored(n, 7, 8, name="table", dtype=U8, zero=120)
+    rows = n.op("Gather", w, n.input("ids", 2, 3, dtype=TensorProto.INT64))
+    y = n.reduce("ReduceSum", n.op("DequantizeLinear", n.transpose(rows, 1, 0, 2), scales(n), point), 2, keepdims=1)
+    n.output(n.op("MatMul", y, n.weight(1, 5, name="last.weight"), name="last"))
+
+
 def blocked(n: Net, axis: int, inner: int = 8) -> None:
     """Blocks of 4 of the inputs (axis 0) or of the outputs (axis 1) share a scale."""
     x = n.gemm(n.input("x", 4, 5), inner, name="first")
@@ -355,6 +363,27 @@ def packed(
     n.output(n.op("MatMul", n.op("Relu", y), n.weight(8, 3, name="last.weight"), name="last"))
 
 
+def lstm(n: Net, both: bool = False, per_channel: bool = False, dtype: Any = I8, zero: int = 0, b: bool = True) -> None:
+    """As dynamic quantisation leaves it: the gates are the last axis."""
+    inner, hidden, d = 3, 6, 2 if both else 1
+    x = n.input("sequence", 4, 2, inner)
+    weights = []
+    for name, width in (("W", inner), ("R", hidden)):
+        w, point = stored(n, d, width, 4 * hidden, name=name, dtype=dtype, zero=zero)
+        shape = (d, 4 * hidden) if per_channel else (d,)
+        n.weights.pop(point)
+        weights.append([w, n.const(n.rng.uniform(0.01, 0.02, shape), np.float32), n.const(np.full(shape, zero), dtype)])
+    (w, *wide), (r, *deep) = weights
+    more = n.weight(d, 8 * hidden, name="B", scale=0.3) if b else ""
+    way = "bidirectional" if both else "forward"
+    y = n.ops(
+        f"{MS}::DynamicQuantizeLSTM", 3, x, w, r, more, "", "", "", "", *wide, *deep, hidden_size=hidden, direction=way
+    )[0]
+    n.made[y] = (4, d, 2, hidden)
+    y = n.reshape(n.transpose(y, 0, 2, 1, 3), 0, 0, -1)
+    n.output(n.op("MatMul", y, n.weight(d * hidden, 5, name="last.weight"), name="last"))
+
+
 EIGHT = list(range(110, 118))
 ROWS: list[Row] = [
     # QuantizeLinear and DequantizeLinear
@@ -381,6 +410,7 @@ ROWS: list[Row] = [
     row("QDQ of activations per channel", qdq_activation_per_channel, 8),
     row("QDQ constant, added and summed", qdq_shift, 8),
     row("QDQ constant, the larger, summed", qdq_largest, 8),
+    row("QDQ of a table, summed", qdq_table, 8),
     row("QDQ in blocks of inputs", lambda n: blocked(n, 0), 12, 2, opset=21),
     row("QDQ in blocks of outputs", lambda n: blocked(n, 1), 8, 3, opset=21),
     row("QDQ in blocks that do not fit", lambda n: blocked(n, 0, 10), 12, frozen={"blocked": 10}, opset=21),
@@ -425,6 +455,10 @@ ROWS: list[Row] = [
     row("DynamicQuantizeMatMul without a bias", lambda n: dynamic_matmul(n, b=False), 8, 6),
     row("DynamicQuantizeMatMul per channel", lambda n: dynamic_matmul(n, per_channel=True), 8, 6),
     row("DynamicQuantizeMatMul, uint8", lambda n: dynamic_matmul(n, dtype=U8, zero=120), 8, 6),
+    row("DynamicQuantizeLSTM", lstm, 6),
+    row("DynamicQuantizeLSTM without a bias", lambda n: lstm(n, b=False), 6),
+    row("DynamicQuantizeLSTM, bidirectional", lambda n: lstm(n, both=True), 6),
+    row("DynamicQuantizeLSTM per channel", lambda n: lstm(n, both=True, per_channel=True), 6),
     # What a range is taken over
     row(
         "DynamicQuantizeLinear behind Sigmoid",
@@ -453,6 +487,17 @@ ROWS: list[Row] = [
     row("QLinearSigmoid", lambda n: qlinear_unary(n, "QLinearSigmoid"), 8),
     row(
         "QLinearSigmoid, summed", lambda n: qlinear_unary(n, "QLinearSigmoid", whole_sum), frozen={"sum-of-nonzero": 8}
+    ),
+    row("QLinearSoftmax over pixels", lambda n: qlinear_unary(n, "QLinearSoftmax", axis=3, opset=13), 8),
+    row(
+        "QLinearSoftmax over channels",
+        lambda n: qlinear_unary(n, "QLinearSoftmax", axis=1, opset=13),
+        frozen={"normalised": 8},
+    ),
+    row(
+        "QLinearSoftmax of old",
+        lambda n: qlinear_unary(n, "QLinearSoftmax", axis=1, opset=11),
+        frozen={"normalised": 8},
     ),
     row("QLinearGlobalAveragePool", lambda n: qlinear_unary(n, "QLinearGlobalAveragePool"), 8),
     row("QLinearAveragePool", lambda n: qlinear_unary(n, "QLinearAveragePool", kernel_shape=[2, 2], strides=[2, 2]), 8),
@@ -497,6 +542,13 @@ def test_groups_follow(write: Write, op: str, expected: list[int]) -> None:
     net = Net()
     write(net)
     assert [found["group"] for found in attributes(halved(net.proto()), op)] == expected
+
+
+def test_hidden_size_follows() -> None:
+    net = Net()
+    lstm(net, both=True)
+    (found,) = attributes(halved(net.proto()), "DynamicQuantizeLSTM")
+    assert found["hidden_size"] == 3
 
 
 def test_packed_sizes_follow() -> None:

@@ -195,6 +195,19 @@ def summed(op: str, *, used: str = "Y", **options: Any) -> Any:
     return write
 
 
+def starting_at_expanded_zero(op: str) -> Any:
+    """As PyTorch's newer exporter writes it."""
+
+    def write(n: Net) -> None:
+        x = sequence(n, TIME, "batch", WIDTH)
+        zero = n.op("Expand", n.scalar(0.0), n.concat(n.ints(1), n.length(x, 1), n.ints(HIDDEN), axis=0))
+        y = layer(n, op, x, "", *[zero] * (2 if op == "LSTM" else 1), name="first")[0]
+        total = n.reduce("ReduceSum", y, -1, keepdims=1)
+        n.output(n.op("MatMul", total, n.weight(1, 5, name="last.weight"), name="last"))
+
+    return write
+
+
 def escapes(op: str) -> Any:
     """The state leaves the graph."""
 
@@ -288,6 +301,7 @@ ROWS: list[Row] = [
     row("LSTM with HardSigmoid", whole("LSTM", activations=["HardSigmoid", "Tanh", "Tanh"]), HIDDEN),
     row("GRU with HardSigmoid", whole("GRU", activations=["HardSigmoid", "Softsign"]), HIDDEN),
     # Whether a cut unit stays at zero
+    *each("starting at an expanded zero, summed", starting_at_expanded_zero),
     *each("summed", summed),
     *each("summed, Y_h", lambda op: summed(op, used="Y_h")),
     *each("summed with a clip", lambda op: summed(op, clip=0.3)),
