@@ -44,7 +44,21 @@ PLACES: Mapping[str, Mapping[int, tuple[int | None, int, int]]] = {
 }
 """Operator -> input that may be a quantised weight -> (input with its scale, with its zero point, axis of channels)."""
 
-_MOVES = frozenset(["Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"])
+_MOVES = frozenset(
+    [
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    ]
+)
 """What may stand between a weight and its operator: the first input is moved, or part of it is picked."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,24 +90,41 @@ def runnable_together(
     inputs = [inputs_of(model, dims) for model, _ in pairs]
     every = tuple(x for own in inputs for x in own)
     bindings = candidates(every, dims, batch=batch)
-    first = ""
-    for binding in bindings:
-        found: list[Runnable] = []
-        for index, (own, (_, session)) in enumerate(zip(inputs, pairs, strict=True)):
-            sizes = known(own, binding)
-            try:
-                feeds = _feeds(own, sizes, seed)
-                caller(session, feeds, quiet=True)()
-            except UserError as error:
-                first = first or str(error)
-                break
-            except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-                first = first or (f"{names[index]}: " if names else "") + _advice(own, bindings, dims or {}, error)
-                break
-            found.append(Runnable(feeds, sizes))
-        else:
-            return found
+    first, said = "", ""
+    tries: Iterator[dict[str, int]] = iter(bindings)
+    for told in (False, True):
+        for binding in tries:
+            found: list[Runnable] = []
+            for index, (own, (_, session)) in enumerate(zip(inputs, pairs, strict=True)):
+                sizes = known(own, binding)
+                try:
+                    feeds = _feeds(own, sizes, seed)
+                    caller(session, feeds, quiet=True)()
+                except UserError as error:
+                    first = first or str(error)
+                    break
+                except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+                    first = first or (f"{names[index]}: " if names else "") + _advice(own, bindings, dims or {}, error)
+                    said += str(error)
+                    break
+                found.append(Runnable(feeds, sizes))
+            else:
+                return found
+        if not told:
+            tries = _told(every, bindings[0], dims or {}, said)
     raise UserError(first)
+
+
+def _told(inputs: tuple[Input, ...], binding: Dims, dims: Dims, said: str) -> Iterator[dict[str, int]]:
+    """Bindings of the sizes that onnxruntime's complaints mention: an exporter may have baked its example's in."""
+    mentioned = re.findall(r"\{([0-9,]+)\}|\b([0-9]+) by ([0-9]+)\b", said)
+    numbers = [int(n) for parts in mentioned for part in parts for n in part.split(",") if n]
+    sizes = [n for n in dict.fromkeys(numbers) if 1 < n <= 4096][:6]
+    given = known(inputs, dims)
+    free = {key: kind_of(inputs, key) for key in binding if key not in given}
+    for batch in (1, *(n for n in sizes if n <= 16)):
+        for size in sizes:
+            yield {**binding, **{key: batch if kind == "batch" else size for key, kind in free.items()}}
 
 
 def caller(session: Session, feeds: Feeds, *, quiet: bool = False) -> Callable[[], object]:
