@@ -4,7 +4,8 @@ Half floats carry three digits, and a quantiser turns a difference in the sevent
 anything about a cut. So both sides of the comparison are rewritten alike before they are run:
 
     widened     float16 and bfloat16 become float32, everywhere
-    unrounded   x -> QuantizeLinear -> DequantizeLinear -> y  becomes  x -> y  for activations; weights stay quantised
+    unrounded   x -> QuantizeLinear -> DequantizeLinear -> y  becomes  x -> y  for activations, and integer products of
+                dynamically quantised activations become float ones; weights stay quantised
 """
 
 from __future__ import annotations
@@ -66,28 +67,67 @@ _MOVES = frozenset(
 
 
 def unrounded(model: Model) -> Model | None:
-    """The same model without rounding of activations; None where quantised tensors are also computed with."""
+    """The same model without rounding of activations; None where quantised tensors are also computed with otherwise.
+
+    Behind `DynamicQuantizeLinear` stands an integer product; it becomes one of floats: x / scale times (weight - zero).
+    """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     outputs = {item.name for item in proto.graph.output}
     free: set[str] = set()
-    for node in proto.graph.node:
-        fed = [name for name in node.input if name in free]
-        if node.op_type == "QuantizeLinear" and node.input[0] not in model.weights:
-            free.add(node.output[0])
-            _pass(node)
-        elif node.op_type == "DequantizeLinear" and fed:
-            _pass(node)
-        elif fed and (node.op_type not in _MOVES or subgraphs(node)):
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        made = _freed(node, free, model)
+        if made is None:
             return None
-        elif fed:
-            free.update(node.output)
+        nodes += made
     if not free or outputs & free:
         return None
     del proto.graph.value_info[:]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
     return model.replace(proto=proto)
 
 
-def _pass(node: onnx.NodeProto) -> None:
-    name, source, target = node.name, node.input[0], node.output[0]
-    node.CopyFrom(onnx.helper.make_node("Identity", [source], [target], name=name))
+def _freed(node: onnx.NodeProto, free: set[str], model: Model) -> list[onnx.NodeProto] | None:
+    """What stands for a node among unrounded values; `free` are the names of these, and grows."""
+    make = onnx.helper.make_node
+    fed = [name for name in node.input if name in free]
+    if node.op_type == "QuantizeLinear" and node.input[0] not in model.weights:
+        free.add(node.output[0])
+        return [make("Identity", [node.input[0]], [node.output[0]], name=node.name)]
+    if node.op_type == "DynamicQuantizeLinear":
+        free.add(node.output[0])
+        kept = make(node.op_type, node.input, [f"{node.output[0]}:rounded", *node.output[1:]], name=node.name)
+        return [kept, make("Div", [node.input[0], node.output[1]], [node.output[0]])]
+    if not fed:
+        return [node]
+    if node.op_type == "DequantizeLinear":
+        return [make("Identity", [node.input[0]], [node.output[0]], name=node.name)]
+    if node.op_type in _PRODUCTS:
+        return _product(node, model)
+    if node.op_type not in _MOVES or subgraphs(node):
+        return None
+    free.update(node.output)
+    return [node]
+
+
+_PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
+
+
+def _product(node: onnx.NodeProto, model: Model) -> list[onnx.NodeProto] | None:
+    make, (values, weight), out = onnx.helper.make_node, node.input[:2], node.output[0]
+    point = node.input[3] if len(node.input) > 3 else ""
+    zero = model.weights.get(point)
+    if weight not in model.weights or (
+        point and (zero is None or (node.op_type == "ConvInteger" and zero.array().size > 1))
+    ):
+        return None
+    nodes = [make("Cast", [weight], [f"{out}:weight"], to=_T.FLOAT)]
+    if point:
+        nodes += [make("Cast", [point], [f"{out}:zero"], to=_T.FLOAT)]
+        nodes += [make("Sub", [f"{out}:weight", f"{out}:zero"], [f"{out}:centred"])]
+    taken = f"{out}:centred" if point else f"{out}:weight"
+    made = make(_PRODUCTS[node.op_type], [values, taken], [out], name=node.name)
+    made.attribute.extend(node.attribute)
+    return [*nodes, made]

@@ -116,15 +116,7 @@ class _Comparison:
             if failure is not None:
                 return _failing(failure, said, ready.dims)
             said.append(note)
-        pair = original, pruned
-        verdict = self._compare(*pair, feeds, said, ready.dims)
-        if not verdict.ok and not verdict.inexact:
-            smooth, other = unrounded(original), unrounded(pruned)
-            if smooth is not None and other is not None:
-                said.append(f"compared without the rounding of activations (with it: {verdict.error:.3g})")
-                again = self._compare(smooth, other, feeds, said, ready.dims)
-                if again.ok:
-                    pair, verdict = (smooth, other), again
+        verdict, pair = self._judge(original, pruned, feeds, said, ready.dims)
         if verdict.inexact or not verdict.ok:
             return verdict
         if (verdict.moved or 0) <= MOVED:
@@ -148,6 +140,20 @@ class _Comparison:
             return failure
         return None
 
+    def _judge(
+        self, original: Model, pruned: Model, feeds: Feeds, said: Sequence[str], dims: Mapping[str, int]
+    ) -> tuple[Verification, tuple[Model, Model]]:
+        """The verdict, and the pair of models that it was found on: where rounding hides the answer, their twins."""
+        verdict = self._compare(original, pruned, feeds, said, dims)
+        if verdict.ok or verdict.inexact or verdict.error is None:
+            return verdict, (original, pruned)
+        smooth, other = unrounded(original), unrounded(pruned)
+        if smooth is None or other is None:
+            return verdict, (original, pruned)
+        note = f"compared without the rounding of activations (with it: {verdict.error:.3g})"
+        again = self._compare(smooth, other, feeds, [*said, note], dims)
+        return (again, (smooth, other)) if again.ok else (verdict, (original, pruned))
+
     def _elsewhere(self, original: Model, pruned: Model, seed: int, verdict: Verification) -> Verification:
         """A model with free dimensions has to agree at other sizes, too; at those where the original runs at all."""
         sizes = {name: _other(n) for name, n in verdict.dims.items() if name not in (self.dims or {})}
@@ -155,13 +161,13 @@ class _Comparison:
             return verdict
         try:
             feeds = random_feeds(original, dims={**verdict.dims, **sizes}, seed=seed)
-            again = self._compare(original, pruned, feeds, verdict.notes, verdict.dims)
+            again, _ = self._judge(original, pruned, feeds, verdict.notes, verdict.dims)
         except UserError:
             return verdict
         if not again.ok:
             said = ", ".join(f"{name}={n}" for name, n in sizes.items())
             return replace(again, notes=(f"at other sizes ({said}): {again.notes[0]}", *verdict.notes))
-        return replace(verdict, error=max(verdict.error or 0.0, again.error or 0.0))
+        return replace(verdict, error=max(verdict.error or 0.0, again.error or 0.0), notes=again.notes)
 
     def _loudly(self, original: Model, feeds: Feeds, seed: int, verdict: Verification) -> Verification:
         """Nothing moved: the same structure with random weights has to show it."""

@@ -149,6 +149,16 @@ def product(n: Net, op: str, floats: bool = True) -> list[str]:
     return [n.op(f"{MS}::QGemm", a, *step(n), w, scales(n), point, "", *end)]
 
 
+def lstm(n: Net) -> list[str]:
+    x = n.input("sequence", "time", "batch", 3)
+    weights = []
+    for name, width in (("W", 3), ("R", 6)):
+        weights.append([stored(n, 2, width, 24, name=name)[0], n.positive(2), n.const([0, 0], np.int8)])
+    (w, *wide), (r, *deep) = weights
+    more = {"hidden_size": 6, "direction": "bidirectional"}
+    return n.ops(f"{MS}::DynamicQuantizeLSTM", 3, x, w, r, "", "", "", "", "", *wide, *deep, **more)
+
+
 CASES = {
     **{op: lambda n, op=op: bias_gelu(n, op) for op in ("BiasGelu", "FastGelu")},
     **{op: lambda n, op=op: unary(n, op) for op in ("Gelu", "QuickGelu")},
@@ -181,6 +191,7 @@ CASES = {
     "QLinearConv, channels last": lambda n: conv(n, True),
     "DynamicQuantizeMatMul": lambda n: product(n, "DynamicQuantizeMatMul"),
     "MatMulIntegerToFloat": lambda n: product(n, "MatMulIntegerToFloat"),
+    "DynamicQuantizeLSTM": lstm,
     "QGemm to floats": lambda n: product(n, "QGemm"),
     "QGemm to bytes": lambda n: product(n, "QGemm", floats=False),
 }

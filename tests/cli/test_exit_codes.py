@@ -173,7 +173,12 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_signals_leave_nothing_behind(model: Path, tmp_path: Path, name: str, code: int) -> None:
     argv = [sys.executable, "-c", WAITING, "prune", str(model), "--plan", "p.json", "--no-verify", "-q"]
-    with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+
+    def unignored() -> None:
+        """Under nohup or in the background of a script the tests themselves may be told to ignore it."""
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+    with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=unignored) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "saving\n"
         assert any(path.suffix == ".tmp" for path in tmp_path.iterdir()), "nothing was there to be removed"
