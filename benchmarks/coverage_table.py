@@ -50,7 +50,8 @@ def _row(name: str, exporter: str, exported: Result, pruned: Result) -> str:
         return _cells(name, exporter, nodes, free, "", "", "", "", "not run")
     if "failed" in pruned:
         return _cells(name, exporter, nodes, free, "", "", "", _seconds(pruned), f"FAILED: {_text(pruned['failed'])}")
-    reached, kept = _percent(pruned.get("reach")), _percent(pruned.get("macs_kept"))
+    reached = _percent(pruned.get("reach")) if pruned.get("macs", 1) else "?"  # nothing counted, nothing known
+    kept = _percent(pruned.get("macs_kept"))
     return _cells(name, exporter, nodes, free, reached, kept, _error(pruned), _seconds(pruned), _why(pruned))
 
 

@@ -95,7 +95,9 @@ class Net:
         self.nodes.append(helper.make_node(short, list(inputs), outputs, name=name, domain=domain, **attributes))
         return outputs
 
-    def conv(self, x: str, out: int, k: int = 1, *, group: int = 1, bias: bool = True, name: str = "", **more: Any) -> str:
+    def conv(
+        self, x: str, out: int, k: int = 1, *, group: int = 1, bias: bool = True, name: str = "", **more: Any
+    ) -> str:
         """Same padding; as many spatial dimensions as `x` has."""
         name = name or self.fresh("conv")
         dims, channels = len(self.shape(x)) - 2, self.size(x, 1)
@@ -186,7 +188,9 @@ class Net:
         """A layer that reads the channels of `y`, and the end of the graph."""
         if len(self.shape(y)) > 2:
             return self.output(self.conv(y, out, name="last"))
-        return self.output(self.gemm(y, out, name="last") if len(self.shape(y)) == 2 else self.linear(y, out, name="last"))
+        return self.output(
+            self.gemm(y, out, name="last") if len(self.shape(y)) == 2 else self.linear(y, out, name="last")
+        )
 
     def output(self, *names: str) -> str:
         self.outputs += names
@@ -223,6 +227,8 @@ class Net:
         ]
         graph = helper.make_graph(self.nodes, "net", self.inputs, ends, list(self.weights.values()))
         domains = {node.domain for node in self.nodes if node.domain}
-        graph.value_info.extend(helper.make_tensor_value_info(x, F, dims) for x, dims in self.made.items() if x not in outputs)
+        graph.value_info.extend(
+            helper.make_tensor_value_info(x, F, dims) for x, dims in self.made.items() if x not in outputs
+        )
         opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(name, 1) for name in sorted(domains))]
         return helper.make_model(graph, opset_imports=opsets, functions=self.functions, ir_version=8)

@@ -24,7 +24,7 @@ class Draw(Protocol):
     def integer(self, low: int, high: int) -> int: ...
 
 
-class Unfit(Exception):  # noqa: N818  not an error: this way to grow does not fit what was picked
+class Unfit(Exception):
     pass
 
 
@@ -457,8 +457,10 @@ def resize(g: Grower) -> str:
     if g.net.opset == 10:
         return g.net.op("Resize", x, scales, mode="nearest")
     if g.net.opset < 10:
-        return g.net.op("Upsample", x, scales, mode="nearest") if g.net.opset == 9 else g.net.op(
-            "Upsample", x, scales=[1.0, 1.0, 2.0, 1.0], mode="nearest"
+        return (
+            g.net.op("Upsample", x, scales, mode="nearest")
+            if g.net.opset == 9
+            else g.net.op("Upsample", x, scales=[1.0, 1.0, 2.0, 1.0], mode="nearest")
         )
     if g.chance():
         n = g.net
@@ -608,7 +610,9 @@ def einsum(g: Grower) -> str:
     n = g.dims(x)[-1]
     if not isinstance(n, int) or g.net.opset < 12:
         raise Unfit
-    equation, shape = g.pick([("abc,cd->abd", (n, 4)), ("abc,dc->adb", (4, n)), ("abc,c->abc", (n,)), ("abc,c->ab", (n,))])
+    equation, shape = g.pick(
+        [("abc,cd->abd", (n, 4)), ("abc,dc->adb", (4, n)), ("abc,c->abc", (n,)), ("abc,c->ab", (n,))]
+    )
     return g.net.op("Einsum", x, g.net.weight(*shape), equation=equation)
 
 

@@ -1,4 +1,4 @@
-"""Small networks of well-known kinds, written in code: for goldens and for whatever needs a network as people have it."""
+"""Small networks of well-known kinds, written in code: for goldens and whatever needs a network as people have it."""
 
 from __future__ import annotations
 

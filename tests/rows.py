@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import onnx
 from building import IMAGE, Dim, Net
 from oracle import check
 
@@ -33,16 +34,24 @@ class Row:
     """Frozen positions of producing weights by reason, the last layer's left out."""
     opset: int = 17
     dims: Mapping[str, int] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """What some weights do with the channels, by slot."""
     runs: bool = True
     """Whether onnxruntime has a kernel for it; otherwise only the analysis is checked."""
 
     def __str__(self) -> str:
         return self.name
 
-    def check(self) -> None:
+    def proto(self) -> onnx.ModelProto:
         net = Net(self.opset)
         self.write(net)
-        check(net.proto(), expected=self.units, frozen=self.frozen, dims=dict(self.dims), runs=self.runs)
+        return net.proto()
+
+    def check(self) -> None:
+        dims = dict(self.dims)
+        coupling = check(self.proto(), expected=self.units, frozen=self.frozen, dims=dims, runs=self.runs)
+        found = {str(slot): slot.role for group in coupling.groups for slot in group.weights}
+        assert {slot: found.get(slot) for slot in self.roles} == dict(self.roles)
 
     @property
     def operators(self) -> set[str]:
@@ -84,6 +93,12 @@ def between(
 
 def summed(name: str, op: Op, *units: int, **more: object) -> Row:
     return between(f"{name}, summed", op, *units, end=total, **more)  # type: ignore[arg-type]  # as in `between`
+
+
+def dulled(name: str, op: Op, **more: object) -> Row:
+    """What held no zeros before the operator holds none behind it."""
+    channels = {"frozen": {"reduced": more.get("channels", 8)}}
+    return summed(f"{name} of nonzeros", lambda n, x: op(n, n.op("Sigmoid", x)), **(channels | more))  # type: ignore[arg-type]
 
 
 def across(opsets: Iterable[int], name: str, op: Op, *units: int, **more: object) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import networkx as nx
 import numpy as np
@@ -170,7 +171,7 @@ def test_the_graph_names_the_operator_that_couples_two_slots() -> None:
 def test_why_two_layers_are_coupled_is_a_path() -> None:
     graph = analyze(prepared(resnet())).graph
     path = nx.shortest_path(graph, ("stem.conv.weight", 0), ("layer1.1.conv.weight", 0))
-    said = [graph.edges[a, b]["node"] for a, b in zip(path, path[1:], strict=False)]
+    said = [graph.edges[a, b]["node"] for a, b in pairwise(path)]
     assert said == ["stem.conv", "stem.bn", "stem.relu", "layer1.add", "layer1.1.bn", "layer1.1.conv"]
     assert not nx.has_path(graph, ("stem.conv.weight", 0), ("layer2.0.conv.weight", 0))
 

@@ -30,7 +30,9 @@ def finetuned(model: Model, seed: int = 1) -> Model:
     rng = np.random.default_rng(seed)
     return model.replace(
         weights={
-            name: Tensor.of(name, (t.array() * rng.uniform(0.5, 1.5, t.shape)).astype(np.float32)) if t.dtype == F else t
+            name: Tensor.of(name, (t.array() * rng.uniform(0.5, 1.5, t.shape)).astype(np.float32))
+            if t.dtype == F
+            else t
             for name, t in model.weights.items()
         }
     )
@@ -85,8 +87,12 @@ def test_shapes_of_intermediate_tensors_are_written_down_anew(name: str) -> None
     model = prepared(NETS[name]())
     plan = planned(model)
     pruned = apply(model, plan)
-    shapes = {x.name: [d.dim_value or d.dim_param for d in x.type.tensor_type.shape.dim] for x in pruned.graph.value_info}
-    assert set(shapes) == {out for node in pruned.graph.node for out in node.output} - {x.name for x in model.graph.output}
+    shapes = {
+        x.name: [d.dim_value or d.dim_param for d in x.type.tensor_type.shape.dim] for x in pruned.graph.value_info
+    }
+    assert set(shapes) == {out for node in pruned.graph.node for out in node.output} - {
+        x.name for x in model.graph.output
+    }
     inferred = onnx.shape_inference.infer_shapes(whole(model)).graph.value_info
     for item in inferred:
         for axis, dim in enumerate(item.type.tensor_type.shape.dim):

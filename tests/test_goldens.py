@@ -32,7 +32,9 @@ def described(coupling: Coupling) -> dict[str, Any]:
         }
         for group in coupling.groups
     }
-    frozen = {f"{x.tensor}:{x.axis}": f"{x.size} {x.reason.code} at {x.reason.node or 'the end'}" for x in coupling.frozen}
+    frozen = {
+        f"{x.tensor}:{x.axis}": f"{x.size} {x.reason.code} at {x.reason.node or 'the end'}" for x in coupling.frozen
+    }
     return {"groups": groups, "frozen": frozen}
 
 

@@ -75,7 +75,11 @@ def fused(activation: str, *params: float) -> Row:
         )
 
     zero = activation != "Sigmoid"
-    return summed(f"FusedConv {activation}", op, 8, 6) if zero else summed("FusedConv Sigmoid", op, 8, frozen={"reduced": 6})
+    return (
+        summed(f"FusedConv {activation}", op, 8, 6)
+        if zero
+        else summed("FusedConv Sigmoid", op, 8, frozen={"reduced": 6})
+    )
 
 
 def fused_sum(n: Net) -> None:
@@ -96,7 +100,9 @@ def through(name: str, kernel: str, *units: int, **more: object) -> Row:
             "Cast": lambda: n.op("Cast", n.const(n.rng.standard_normal((6, 8, 1, 1)), np.float64, name="w"), to=1),
             "scale": lambda: n.op("Mul", n.weight(6, 8, 1, 1, name="w"), n.weight(6, 1, 1, 1)),
             "scale within": lambda: n.op("Mul", n.weight(6, 8, 1, 1, name="w"), n.weight(1, 8, 1, 1)),
-            "weight norm": lambda: n.op("Mul", n.op("Div", v := n.weight(6, 8, 1, 1, name="w"), norm(n, v)), n.weight(6, 1, 1, 1)),
+            "weight norm": lambda: n.op(
+                "Mul", n.op("Div", v := n.weight(6, 8, 1, 1, name="w"), norm(n, v)), n.weight(6, 1, 1, 1)
+            ),
             "Concat": lambda: n.concat(n.weight(4, 8, 1, 1, name="w"), n.weight(2, 8, 1, 1), axis=0),
             "Exp": lambda: n.op("Exp", n.weight(6, 8, 1, 1, name="w", scale=0.3)),
         }
@@ -158,9 +164,19 @@ ROWS = [
     *across((7, 11, 22), "ConvTranspose", lambda n, x: n.deconv(x, 6, name="up"), 8, 6),
     between("ConvTranspose without bias", lambda n, x: n.deconv(x, 6, bias=False, name="up"), 8, 6),
     between("ConvTranspose of few wide groups", lambda n, x: n.deconv(x, 12, group=2, name="up"), 4, 6),
-    between("ConvTranspose of many narrow groups", lambda n, x: n.deconv(x, 8, group=4, name="up"), 4, frozen={"other-factor": 2}),
+    between(
+        "ConvTranspose of many narrow groups",
+        lambda n, x: n.deconv(x, 8, group=4, name="up"),
+        4,
+        frozen={"other-factor": 2},
+    ),
     between("ConvTranspose depthwise", lambda n, x: n.deconv(x, 8, group=8, name="up"), 8),
-    between("ConvTranspose depthwise with multiplier", lambda n, x: n.deconv(x, 24, group=8, name="up"), 8, frozen={"other-factor": 3}),
+    between(
+        "ConvTranspose depthwise with multiplier",
+        lambda n, x: n.deconv(x, 24, group=8, name="up"),
+        8,
+        frozen={"other-factor": 3},
+    ),
     between("ConvTranspose of one group", lambda n, x: n.deconv(x, 1, name="up")),
     row("ConvTranspose depthwise of a picture", lambda n: n.close(n.deconv(n.image(2, 4, 6, 6), 8, group=4)), 2),
     summed("ConvTranspose", lambda n, x: n.deconv(x, 6, name="up"), 8, 6),

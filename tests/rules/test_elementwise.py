@@ -41,11 +41,17 @@ def truth(n: Net, x: str) -> str:
 
 
 KEEPING: dict[str, Op] = {
-    **{kind: plain(kind) for kind in "Abs Asinh Atan Celu Elu Erf HardSwish LeakyRelu Neg Relu Selu".split()},
-    **{kind: plain(kind) for kind in "Sin Sinh Softsign Tan Tanh ThresholdedRelu Gelu Mish Swish".split()},
+    **{
+        kind: plain(kind)
+        for kind in ["Abs", "Asinh", "Atan", "Celu", "Elu", "Erf", "HardSwish", "LeakyRelu", "Neg", "Relu", "Selu"]
+    },
+    **{
+        kind: plain(kind)
+        for kind in ["Sin", "Sinh", "Softsign", "Tan", "Tanh", "ThresholdedRelu", "Gelu", "Mish", "Swish"]
+    },
     **{kind: plain(kind) for kind in (f"{MS}::Gelu", f"{MS}::QuickGelu")},
-    **{kind: inside(kind) for kind in "Asin Atanh".split()},
-    **{kind: (lambda n, x, kind=kind: n.op("Add", n.op(kind, x), x)) for kind in "Ceil Floor Round Sign".split()},
+    **{kind: inside(kind) for kind in ["Asin", "Atanh"]},
+    **{kind: (lambda n, x, kind=kind: n.op("Add", n.op(kind, x), x)) for kind in ["Ceil", "Floor", "Round", "Sign"]},
     "Shrink": lambda n, x: n.op("Shrink", x, lambd=0.2, bias=0.1),
     "Sqrt": lambda n, x: n.op("Sqrt", n.op("Relu", x)),
     "Cast": lambda n, x: cast(n, cast(n, x, DOUBLE)),
@@ -55,8 +61,8 @@ KEEPING: dict[str, Op] = {
     "IsNaN": lambda n, x: n.op("Add", x, cast(n, n.op("IsNaN", x))),
 }
 LOSING: dict[str, Op] = {
-    **{kind: plain(kind) for kind in "Cos Cosh Exp HardSigmoid Sigmoid Softplus".split()},
-    **{kind: plain(kind) for kind in "Affine ParametricSoftplus ScaledTanh".split()},
+    **{kind: plain(kind) for kind in ["Cos", "Cosh", "Exp", "HardSigmoid", "Sigmoid", "Softplus"]},
+    **{kind: plain(kind) for kind in ["Affine", "ParametricSoftplus", "ScaledTanh"]},
     "Acos": inside("Acos"),
     "Not": lambda n, x: n.op("Mul", cast(n, n.op("Not", truth(n, x))), n.op("Exp", x)),
     "BitwiseNot": lambda n, x: n.op("Add", x, cast(n, n.op("BitwiseNot", whole(n, x)))),
@@ -81,7 +87,7 @@ def one(kind: str, op: Op, make: Callable[..., Row], **more: object) -> Row:
 
 # Two operands
 
-SUMS = "Add Sub Max Min Sum Mean".split()
+SUMS = ["Add", "Sub", "Max", "Min", "Sum", "Mean"]
 SHAPES = [(), (1,), (8, 1, 1), (1, 8, 1, 1), (8, 6, 6), (6, 6), (2, 8, 6, 6), (2, 1, 1, 1), (1, 1, 1, 1), (8, 1, 6)]
 
 
@@ -318,7 +324,10 @@ ROWS = [
         summed(f"comparison {kind}", compared(kind), frozen={"reduced": 16})
         for kind in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
     ),
-    *(between(f"comparison {kind}", compared(kind)) for kind in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")),
+    *(
+        between(f"comparison {kind}", compared(kind))
+        for kind in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+    ),
     gelu_bias("BiasGelu"),
     gelu_bias("FastGelu"),
     summed("Add of small integers", from_integers("Add")),
@@ -341,7 +350,10 @@ ROWS = [
     *(summed(f"PRelu {shape}", slope(shape)) for shape in ((1,), (8, 1, 1), (1, 8, 1, 1), (8, 6, 6), (6, 6))),
     *across((7, 9, 16), "PRelu", slope((8, 1, 1))),
     *(row for v in (7, 11, 12, 13) for row in across((v,), "Clip", clip(-0.5, 0.5))),
-    *(summed(f"Clip {low} {high}", clip(low, high)) for low, high in ((-0.5, 0.5), (0.0, None), (None, 6.0), (-1.0, None))),
+    *(
+        summed(f"Clip {low} {high}", clip(low, high))
+        for low, high in ((-0.5, 0.5), (0.0, None), (None, 6.0), (-1.0, None))
+    ),
     *(
         summed(f"Clip {low} {high}", clip(low, high), frozen=REDUCED)
         for low, high in ((0.1, 0.5), (0.1, None), (None, -0.1), (-0.9, -0.1))

@@ -113,7 +113,9 @@ def scatter_nd(n: Net) -> None:
     x = n.image()
     data, updates = n.conv(x, 8, name="data"), n.conv(x, 8, name="updates")
     moved = n.transpose(data, 0, 2, 1, 3)
-    row = n.op("Gather", n.op("Gather", n.transpose(updates, 0, 2, 1, 3), n.const(0, np.int64), axis=0), n.ints(2), axis=0)
+    row = n.op(
+        "Gather", n.op("Gather", n.transpose(updates, 0, 2, 1, 3), n.const(0, np.int64), axis=0), n.ints(2), axis=0
+    )
     y = n.op("ScatterND", moved, n.const([[1, 3]], np.int64), row)
     n.close(n.transpose(y, 0, 2, 1, 3))
 
@@ -269,7 +271,10 @@ ROWS = [
     *(between(f"{kind} of pixels", arg(kind, 3)) for kind in ("ArgMax", "ArgMin")),
     *(between(f"{kind} of pixels, dropped", arg(kind, 2, keepdims=0)) for kind in ("ArgMax", "ArgMin")),
     *(between(f"{kind} of channels", arg(kind, 1), frozen=POSITIONAL) for kind in ("ArgMax", "ArgMin")),
-    *(between(f"{kind} of channels from the end", arg(kind, -3, keepdims=0), frozen=POSITIONAL) for kind in ("ArgMax", "ArgMin")),
+    *(
+        between(f"{kind} of channels from the end", arg(kind, -3, keepdims=0), frozen=POSITIONAL)
+        for kind in ("ArgMax", "ArgMin")
+    ),
     summed("ArgMax of pixels", arg("ArgMax", 3, select_last_index=1), frozen=REDUCED),
     summed("ArgMin of the batch", arg("ArgMin", 0, select_last_index=1), frozen=REDUCED),
     between("CumSum of pixels", cumulative(2)),

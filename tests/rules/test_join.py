@@ -120,7 +120,9 @@ def sliced(start: int, end: int, step: int = 1, axis: int = 1) -> Op:
 
 
 def sliced_older(starts: Sequence[int], ends: Sequence[int], axes: Sequence[int] | None = None) -> Op:
-    return lambda n, x: n.op("Slice", x, starts=list(starts), ends=list(ends), axes=None if axes is None else list(axes))
+    return lambda n, x: n.op(
+        "Slice", x, starts=list(starts), ends=list(ends), axes=None if axes is None else list(axes)
+    )
 
 
 def sliced_all(n: Net, x: str) -> str:

@@ -164,7 +164,9 @@ def tied(n: Net) -> None:
     n.output(n.op("MatMul", x, n.transpose(table, 1, 0)))
 
 
-def einsum(name: str, equation: str, weight: tuple[int, ...], *units: int, shape: tuple[int, ...] = (2, 4, 5), **more: object) -> Row:
+def einsum(
+    name: str, equation: str, weight: tuple[int, ...], *units: int, shape: tuple[int, ...] = (2, 4, 5), **more: object
+) -> Row:
     def write(n: Net) -> None:
         x = fed(n, *shape)
         close(n, n.op("Einsum", x, n.weight(*weight, name="second.weight"), equation=equation, name="second"))
@@ -173,7 +175,9 @@ def einsum(name: str, equation: str, weight: tuple[int, ...], *units: int, shape
 
 
 def einsum_order(n: Net) -> None:
-    n.close(n.op("Einsum", fed(n, 2, 4, 5), n.weight(8, 6, name="second.weight"), equation="btc,cd->bdt", name="second"))
+    n.close(
+        n.op("Einsum", fed(n, 2, 4, 5), n.weight(8, 6, name="second.weight"), equation="btc,cd->bdt", name="second")
+    )
 
 
 def einsum_sum(n: Net) -> None:
@@ -188,7 +192,9 @@ def einsum_sum_of_zeros(n: Net) -> None:
 
 def einsum_three(n: Net) -> None:
     x = fed(n, 4, 5)
-    close(n, n.op("Einsum", x, n.weight(8, 6, name="second.weight"), n.weight(6), equation="nc,cd,d->nd", name="second"))
+    close(
+        n, n.op("Einsum", x, n.weight(8, 6, name="second.weight"), n.weight(6), equation="nc,cd,d->nd", name="second")
+    )
 
 
 def einsum_activations(n: Net) -> None:

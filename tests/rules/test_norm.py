@@ -30,7 +30,9 @@ def preactivation(n: Net) -> None:
 
 def instance_norm(n: Net, x: str) -> str:
     size = n.size(x, 1)
-    return n.op("InstanceNormalization", x, n.positive(size, name="in.weight"), n.weight(size, name="in.bias"), epsilon=0.1)
+    return n.op(
+        "InstanceNormalization", x, n.positive(size, name="in.weight"), n.weight(size, name="in.bias"), epsilon=0.1
+    )
 
 
 def legacy_group_norm(groups: int, *, affine: bool = True) -> Op:
@@ -137,7 +139,12 @@ ROWS = [
     between("LayerNormalization of channels and pixels", layer_norm(axis=1), frozen=NORMALISED),
     summed("LayerNormalization of pixels", layer_norm(), frozen={"reduced": 8}),
     between("RMSNormalization of pixels", layer_norm("RMSNormalization", shift=False), opset=23),
-    between("RMSNormalization of channels", channels_last(layer_norm("RMSNormalization", shift=False)), opset=23, frozen=NORMALISED),
+    between(
+        "RMSNormalization of channels",
+        channels_last(layer_norm("RMSNormalization", shift=False)),
+        opset=23,
+        frozen=NORMALISED,
+    ),
     *(
         between(f"{kind} of channels", channels_last(layer_norm(kind, shift=False)), frozen=NORMALISED)
         for kind in ("SimplifiedLayerNormalization", f"{MS}::SimplifiedLayerNormalization")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from building import Net
-from rows import Op, Row, across, between, row, summed
+from rows import Op, Row, between, row, summed
 
 SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 KEEPING = (*SUMS, "ReduceMean", "ReduceMax", "ReduceMin")
@@ -97,7 +97,12 @@ ROWS = [
     *(
         between(f"{kind} of {what}", softmax(kind, axis), opset=v)
         for kind in ("Softmax", "LogSoftmax")
-        for what, axis, v in (("pixels", 3, 17), ("pixels from the end", -1, 13), ("pixels", 2, 11), ("pixels", None, 17))
+        for what, axis, v in (
+            ("pixels", 3, 17),
+            ("pixels from the end", -1, 13),
+            ("pixels", 2, 11),
+            ("pixels", None, 17),
+        )
     ),
     *(
         between(f"{kind} of channels, opset {v}, axis {axis}", softmax(kind, axis), frozen=NORMALISED, opset=v)

@@ -1,4 +1,4 @@
-"""Sizes as data: where a length goes on as a length it follows the cut, where it is used as a number it may not change."""
+"""Sizes as data: where a length goes on as a length it follows the cut, where it is used as a number it may not."""
 
 from __future__ import annotations
 
@@ -161,14 +161,18 @@ def through(*kinds: str) -> Op:
                 "Reshape": lambda w: n.reshape(n.reshape(w, 1, 1), -1),
                 "Slice": lambda w: n.slice(n.op("Shape", x), 1, 2, 0),
                 "Split": lambda w: n.split(n.op("Shape", x), 0, 1, 1, 2)[1],
-                "Split even": lambda w: n.ops("Split", 4, n.op("Shape", x), axis=0, num_outputs=4 if n.opset > 17 else None)[1],
+                "Split even": lambda w: n.ops(
+                    "Split", 4, n.op("Shape", x), axis=0, num_outputs=4 if n.opset > 17 else None
+                )[1],
                 "Mul": lambda w: n.op("Div", n.op("Mul", w, n.ints(6)), n.ints(6)),
                 "Add": lambda w: n.op("Sub", n.op("Add", w, n.ints(5)), n.ints(5)),
                 "Max": lambda w: n.op("Max", w, n.ints(1)),
                 "Min": lambda w: n.op("Min", w, n.ints(1000)),
                 "Mod": lambda w: n.op("Mod", w, n.ints(1000)),
                 "Neg": lambda w: n.op("Neg", n.op("Neg", w)),
-                "ReduceProd": lambda w: n.op("ReduceProd", n.concat(w, n.ints(1), axis=0), axes=[0] if n.opset < 18 else None),
+                "ReduceProd": lambda w: n.op(
+                    "ReduceProd", n.concat(w, n.ints(1), axis=0), axes=[0] if n.opset < 18 else None
+                ),
                 "Where": lambda w: n.op("Where", n.op("Equal", w, n.ints(-1)), n.ints(1), w),
                 "Concat": lambda w: n.op("Gather", n.concat(n.ints(3), w, axis=0), n.ints(-1)),
             }[kind](width)
@@ -180,7 +184,12 @@ def through(*kinds: str) -> Op:
 
 def mixed_target(n: Net, x: str) -> str:
     """The batch is computed at run time, the channels are a constant: only they are rewritten."""
-    return n.op("Reshape", x, n.concat(n.op("Mul", n.input("batch", 1, dtype=I64), n.ints(1)), n.ints(8, 36), axis=0), made=(2, 8, 36))
+    return n.op(
+        "Reshape",
+        x,
+        n.concat(n.op("Mul", n.input("batch", 1, dtype=I64), n.ints(1)), n.ints(8, 36), axis=0),
+        made=(2, 8, 36),
+    )
 
 
 def odd_division(n: Net, x: str) -> str:
