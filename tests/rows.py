@@ -34,6 +34,8 @@ class Row:
     """Frozen positions of producing weights by reason, the last layer's left out."""
     opset: int = 17
     dims: Mapping[str, int] = field(default_factory=dict)
+    inexact: Mapping[str, tuple[str, ...]] | None = None
+    """Given, inexact cuts are allowed: which groups are, and why. The results then cannot be compared."""
     roles: Mapping[str, str] = field(default_factory=dict)
     """What some weights do with the channels, by slot."""
     runs: bool = True
@@ -48,8 +50,14 @@ class Row:
         return net.proto()
 
     def check(self) -> None:
-        dims = dict(self.dims)
-        coupling = check(self.proto(), expected=self.units, frozen=self.frozen, dims=dims, runs=self.runs)
+        coupling = check(
+            self.proto(),
+            expected=self.units,
+            frozen=self.frozen,
+            dims=dict(self.dims),
+            runs=self.runs,
+            inexact=self.inexact,
+        )
         found = {str(slot): slot.role for group in coupling.groups for slot in group.weights}
         assert {slot: found.get(slot) for slot in self.roles} == dict(self.roles)
 

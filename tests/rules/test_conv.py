@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from building import MS, Net
-from rows import Row, across, between, row, summed
+from rows import Row, across, between, row, summed, total
 
 
 def onto(n: Net, x: str, w: str, **more: object) -> str:
@@ -80,6 +80,11 @@ def fused(activation: str, *params: float) -> Row:
         if zero
         else summed("FusedConv Sigmoid", op, 8, frozen={"reduced": 6})
     )
+
+
+def fused_depthwise(n: Net, x: str) -> str:
+    w, b = n.weight(8, 1, 3, 3, name="fused.weight"), n.weight(8, name="fused.bias")
+    return n.op(f"{MS}::FusedConv", x, w, b, activation="Relu", group=8, pads=[1, 1, 1, 1], made=(2, 8, 6, 6))
 
 
 def fused_sum(n: Net) -> None:
@@ -159,6 +164,7 @@ ROWS = [
     through("weight norm", "weight norm", 8, 6),
     through("Concat", "Concat", 8, 4, 2),
     through("Exp", "Exp", 8, 6),
+    through("Exp, summed", "Exp", 8, frozen={"reduced": 6}, end=total),
     # Transposed
     *(between(f"ConvTranspose {d}-D", lambda n, x: n.deconv(x, 6, name="up"), 8, 6, image=image(d)) for d in (1, 2, 3)),
     *across((7, 11, 22), "ConvTranspose", lambda n, x: n.deconv(x, 6, name="up"), 8, 6),
@@ -184,6 +190,7 @@ ROWS = [
     # Fused by onnxruntime
     *(fused(activation) for activation in ("Relu", "Tanh", "Sigmoid")),
     fused("LeakyRelu", 0.1),
+    between("FusedConv depthwise", fused_depthwise),
     row("FusedConv with a sum", fused_sum, frozen={"fused-sum": 8}),
 ]
 

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from building import MS, Net
 from oracle import prepared
-from rows import Op, Row, across, between, row, summed, vector
+from rows import Op, Row, across, between, dulled, row, summed, vector
 
 from onnxprune.analyze import analyze
 
 NORMALISED = {"normalised": 8}
+ROOT_MEANS = (
+    *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"),
+    f"{MS}::SimplifiedLayerNormalization",
+)
 
 
 def batch_norm(n: Net, x: str) -> str:
@@ -33,6 +37,13 @@ def instance_norm(n: Net, x: str) -> str:
     return n.op(
         "InstanceNormalization", x, n.positive(size, name="in.weight"), n.weight(size, name="in.bias"), epsilon=0.1
     )
+
+
+def instance_norm_computed(n: Net, x: str) -> str:
+    """A shift that is not zero where a channel goes."""
+    shift = n.op("Exp", n.weight(16, name="shift"))
+    part = n.slice(shift, 0, 8, 0)
+    return n.op("InstanceNormalization", x, n.positive(8), part, epsilon=0.1)
 
 
 def legacy_group_norm(groups: int, *, affine: bool = True) -> Op:
@@ -145,6 +156,12 @@ ROWS = [
         opset=23,
         frozen=NORMALISED,
     ),
+    between(
+        "SimplifiedLayerNormalization of pixels, read",
+        layer_norm(f"{MS}::SimplifiedLayerNormalization", shift=False),
+        runs=False,
+        roles={"last.weight:1": "in"},
+    ),
     *(
         between(f"{kind} of channels", channels_last(layer_norm(kind, shift=False)), frozen=NORMALISED)
         for kind in ("SimplifiedLayerNormalization", f"{MS}::SimplifiedLayerNormalization")
@@ -154,6 +171,67 @@ ROWS = [
         for kind in ("SimplifiedLayerNormalization", f"{MS}::SimplifiedLayerNormalization")
     ),
     between("LRN", lrn, frozen=NORMALISED),
+    # What a weight does with the channels
+    between(
+        "roles of BatchNormalization",
+        batch_norm,
+        roles={"bn.weight:0": "scale", "bn.bias:0": "shift", "bn.mean:0": "shift", "bn.var:0": "keep"},
+    ),
+    between("roles of InstanceNormalization", instance_norm, roles={"in.weight:0": "scale", "in.bias:0": "shift"}),
+    between(
+        "roles of GroupNormalization",
+        group_norm(4),
+        4,
+        opset=21,
+        channels=16,
+        roles={"gn.weight:0": "scale", "gn.bias:0": "shift"},
+    ),
+    # Inexact, on request: shapes must fit, and the reasons must be all there are
+    *(
+        between(
+            f"{kind} of channels, allowed",
+            channels_last(layer_norm(kind, shift=kind == "LayerNormalization")),
+            opset=23,
+            inexact={"first": ("normalised",)},
+            roles={"ln.weight:0": "scale"} | ({"ln.bias:0": "shift"} if kind == "LayerNormalization" else {}),
+            runs=kind != f"{MS}::SimplifiedLayerNormalization",
+        )
+        for kind in ROOT_MEANS
+    ),
+    *(
+        summed(
+            f"{kind} of channels, allowed",
+            channels_last(layer_norm(kind, shift=False)),
+            opset=23,
+            inexact={"first": ("normalised",)},
+            runs=kind != f"{MS}::SimplifiedLayerNormalization",
+        )
+        for kind in ROOT_MEANS
+    ),
+    *(
+        summed(
+            f"{kind} of pixels, allowed",
+            layer_norm(kind, shift=False),
+            opset=23,
+            inexact={"first": ("reduced",)},
+            runs=kind != f"{MS}::SimplifiedLayerNormalization",
+        )
+        for kind in ROOT_MEANS
+    ),
+    between("LRN, allowed", lrn, inexact={"first": ("normalised",)}),
+    summed("LRN, allowed", lrn, inexact={"first": ("normalised",)}),
+    between(
+        "MeanVarianceNormalization of channels, allowed", mean_variance(1, 2, 3), inexact={"first": ("normalised",)}
+    ),
+    between("MeanVarianceNormalization of pixels, allowed", mean_variance(2, 3), inexact={"first": ("not-finite",)}),
+    summed(
+        "MeanVarianceNormalization of pixels, allowed",
+        mean_variance(2, 3),
+        inexact={"first": ("not-finite", "reduced")},
+    ),
+    between("GroupNormalization of one group, allowed", group_norm(1), opset=21, inexact={"first": ("normalised",)}),
+    dulled("LpNormalization of pixels", lp(2)),
+    summed("InstanceNormalization with a computed shift", instance_norm_computed, frozen={"reduced": 8}),
     *(between(f"LpNormalization of channels, p={p}", lp(1, p)) for p in (1, 2)),
     between("LpNormalization of channels from the end", lp(-3)),
     between("LpNormalization of pixels", lp(-1)),
