@@ -231,7 +231,7 @@ def relevant(op: str, table: Sequence[tuple[str, Row, set[str]]]) -> list[Row]:
 
 def signature(row: Row) -> str:
     """All that analysis says about the row's graph."""
-    coupling = analyze(prepared(row.proto()), strict=True)
+    coupling = analyze(prepared(row.proto()), strict=True, allow_inexact=row.inexact is not None)
     slots = [
         (group.name, str(slot), slot.role, slot.positions.tolist(), slot.units.tolist())
         for group in coupling.groups

@@ -17,8 +17,12 @@ def batch_norm(f: Flow, node: object, x: Value, scale: Value, shift: Value, mean
         f.mark(value, 0, role)
     params = [value.axes[0] for value in (scale, shift, mean, var)]
     channels = f.tie(x.axes[at], *params, zero=params[0].zero and params[1].zero)
-    out = (*x.axes[:at], channels, *x.axes[at + 1 :])
-    return [out, *((channels,) for _ in f.current.output[1:])]
+    out = [*x.axes[:at], channels, *x.axes[at + 1 :]]
+    if f.attr("training_mode", 0) or any(f.current.output[1:]):  # before opset 14 the other outputs say so
+        for i in range(x.rank):
+            if i != at:
+                out[i] = f.inexact(x.axes[i].with_zero(False), "normalised", ACROSS)
+    return [tuple(out), *((channels,) for _ in f.current.output[1:])]
 
 
 @rule("InstanceNormalization")

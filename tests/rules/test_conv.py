@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from building import MS, Net
@@ -85,6 +87,41 @@ def fused(activation: str, *params: float) -> Row:
 def fused_depthwise(n: Net, x: str) -> str:
     w, b = n.weight(8, 1, 3, 3, name="fused.weight"), n.weight(8, name="fused.bias")
     return n.op(f"{MS}::FusedConv", x, w, b, activation="Relu", group=8, pads=[1, 1, 1, 1], made=(2, 8, 6, 6))
+
+
+def fused_across(n: Net) -> None:
+    x = n.transpose(n.conv(n.image(), 8, name="first"), 0, 2, 1, 3)
+    n.close(n.op(f"{MS}::FusedConv", x, n.weight(4, 6, 3, 3, name="f"), activation="Relu", pads=[1] * 4, made=(2, 4, 8, 6)))
+
+
+def nhwc(group: int = 1) -> Callable[[Net], None]:
+    """Channels last, in the weight as well: onnxruntime has it on accelerators only."""
+
+    def write(n: Net) -> None:
+        x = n.linear(n.input("x", 2, 6, 6, 3), 8, name="first")
+        w, b = n.weight(8, 3, 3, 8 // group, name="second.weight"), n.weight(8, name="second.bias")
+        y = n.op(f"{MS}::NhwcConv", x, w, b, group=group, pads=[1, 1, 1, 1], made=(2, 6, 6, 8))
+        n.output(n.linear(y, 5, name="last"))
+
+    return write
+
+
+def nhwc_across(n: Net) -> None:
+    x = n.transpose(n.linear(n.input("x", 2, 6, 6, 3), 8, name="first"), 0, 1, 3, 2)
+    n.output(n.op(f"{MS}::NhwcConv", x, n.weight(8, 3, 3, 6, name="last.weight"), pads=[1, 1, 1, 1], made=(2, 6, 8, 8)))
+
+
+def nhwc_summed(n: Net) -> None:
+    x = n.linear(n.input("x", 2, 6, 6, 3), 8, name="first")
+    w = n.op("Exp", n.weight(6, 1, 1, 8, name="second.weight", scale=0.3))
+    y = n.op(f"{MS}::NhwcConv", x, w, made=(2, 6, 6, 6))
+    n.output(n.linear(n.reduce("ReduceSum", y, 3), 5, name="last"))
+
+
+NHWC: list[tuple[str, Callable[[Net], None], tuple[int, ...], dict[str, str]]] = [
+    ("plain", nhwc(), (8, 8), {"second.weight:3": "in", "second.weight:0": "out", "last.weight:0": "in"}),
+    ("depthwise", nhwc(8), (8,), {"second.weight:0": "out", "second.bias:0": "shift", "last.weight:0": "in"}),
+]
 
 
 def fused_sum(n: Net) -> None:
@@ -191,6 +228,10 @@ ROWS = [
     *(fused(activation) for activation in ("Relu", "Tanh", "Sigmoid")),
     fused("LeakyRelu", 0.1),
     between("FusedConv depthwise", fused_depthwise),
+    row("FusedConv of channels where pixels should be", fused_across, 4, frozen={"convolved": 8}),
+    *(row(f"NhwcConv {kind}", write, *found, runs=False, roles=roles) for kind, write, found, roles in NHWC),
+    row("NhwcConv of channels where pixels should be", nhwc_across, frozen={"convolved": 8}, runs=False),
+    row("NhwcConv with a computed kernel, summed", nhwc_summed, 8, frozen={"reduced": 6}, runs=False),
     row("FusedConv with a sum", fused_sum, frozen={"fused-sum": 8}),
 ]
 

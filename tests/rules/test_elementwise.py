@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from building import MS, Net
 from onnx import TensorProto
-from rows import Op, Row, across, between, row, summed, vector
+from rows import Op, Row, across, between, dulled, row, summed, vector
 
 BOOL, INT32, UINT8, DOUBLE = TensorProto.BOOL, TensorProto.INT32, TensorProto.UINT8, TensorProto.DOUBLE
 REDUCED = {"reduced": 8}
 SINCE = {"Gelu": 20, "Mish": 18, "Swish": 24, "BitCast": 26, "BitwiseAnd": 18, "BitwiseOr": 18, "BitwiseXor": 18}
 SINCE |= {"BitwiseNot": 18, "CastLike": 19}
+INSIDE = {"Asin", "Atanh", "BitCast", "CastLike"}
+"""Not to be fed with what comes out of a sigmoid, or not to be run."""
 NOT_IN_ONNXRUNTIME = {"BitCast", "Affine", "ParametricSoftplus", "ScaledTanh"}
 
 
@@ -51,22 +53,20 @@ KEEPING: dict[str, Op] = {
     },
     **{kind: plain(kind) for kind in (f"{MS}::Gelu", f"{MS}::QuickGelu")},
     **{kind: inside(kind) for kind in ["Asin", "Atanh"]},
-    **{kind: (lambda n, x, kind=kind: n.op("Add", n.op(kind, x), x)) for kind in ["Ceil", "Floor", "Round", "Sign"]},
+    **{kind: plain(kind) for kind in ["Ceil", "Floor", "Round", "Sign"]},
     "Shrink": lambda n, x: n.op("Shrink", x, lambd=0.2, bias=0.1),
     "Sqrt": lambda n, x: n.op("Sqrt", n.op("Relu", x)),
     "Cast": lambda n, x: cast(n, cast(n, x, DOUBLE)),
     "CastLike": lambda n, x: n.op("CastLike", cast(n, x, DOUBLE), n.scalar(1.0)),
     "BitCast": lambda n, x: n.op("BitCast", x, to=TensorProto.FLOAT),
     "Dropout": plain("Dropout"),
-    "IsNaN": lambda n, x: n.op("Add", x, cast(n, n.op("IsNaN", x))),
 }
 LOSING: dict[str, Op] = {
     **{kind: plain(kind) for kind in ["Cos", "Cosh", "Exp", "HardSigmoid", "Sigmoid", "Softplus"]},
     **{kind: plain(kind) for kind in ["Affine", "ParametricSoftplus", "ScaledTanh"]},
     "Acos": inside("Acos"),
-    "Not": lambda n, x: n.op("Mul", cast(n, n.op("Not", truth(n, x))), n.op("Exp", x)),
-    "BitwiseNot": lambda n, x: n.op("Add", x, cast(n, n.op("BitwiseNot", whole(n, x)))),
-    "IsInf": lambda n, x: n.op("Add", n.op("Exp", x), cast(n, n.op("IsInf", x))),
+    "Not": lambda n, x: cast(n, n.op("Not", truth(n, x))),
+    "BitwiseNot": lambda n, x: cast(n, n.op("BitwiseNot", whole(n, x))),
 }
 """Not zero at zero."""
 POLES: dict[str, Op] = {
@@ -99,6 +99,11 @@ def constant(kind: str, shape: tuple[int, ...], *, swapped: bool = False) -> Op:
         return n.op(kind, *((w, x) if swapped else (x, w)))
 
     return op
+
+
+def never(kind: str) -> Op:
+    """True nowhere in a network that computes numbers: nothing to compare, only where the channels go."""
+    return lambda n, x: cast(n, n.op(kind, x))
 
 
 def residual(kind: str) -> Op:
@@ -174,7 +179,16 @@ def gelu_bias(kind: str) -> Row:
         y = n.op(f"{MS}::{kind}", x, n.weight(8, name="b"), made=(2, 4, 8))
         n.output(n.linear(n.reduce("ReduceSum", y, -1), 5, name="last"))
 
-    return row(f"{kind}, summed", write, 8)
+    return row(f"{kind}, summed", write, 8, roles={"b:0": "shift"})
+
+
+def gelu_read(kind: str) -> Row:
+    def write(n: Net) -> None:
+        x = n.op("MatMul", n.input("x", 2, 4, 5), n.weight(5, 8, name="first.weight"), name="first")
+        y = n.op(f"{MS}::{kind}", x, n.weight(8, name="b"), made=(2, 4, 8))
+        n.output(n.linear(y, 5, name="last"))
+
+    return row(kind, write, 8)
 
 
 def divided(shape: tuple[int, ...]) -> Op:
@@ -318,8 +332,18 @@ ROWS = [
     row("Mul without zeros", two("Mul", left="Sigmoid", right="Sigmoid"), frozen={"reduced": 16}),
     *(row(f"{kind} of zeros and others", two(kind, right="Sigmoid"), frozen={"reduced": 16}) for kind in SUMS),
     *(row(f"{kind} of others and zeros", two(kind, left="Sigmoid"), frozen={"reduced": 16}) for kind in SUMS),
-    *(summed(f"logical {kind}", booleans(kind)) for kind in ("Or", "Xor", "And")),
-    *(summed(f"bitwise {kind}", integers(kind), opset=18) for kind in ("BitwiseOr", "BitwiseXor", "BitwiseAnd")),
+    *(make(f"logical {kind}", booleans(kind)) for make in (between, summed) for kind in ("Or", "Xor", "And")),
+    *(
+        make(f"bitwise {kind}", integers(kind), opset=18)
+        for make in (between, summed)
+        for kind in ("BitwiseOr", "BitwiseXor", "BitwiseAnd")
+    ),
+    *(dulled(kind, op, opset=SINCE.get(kind, 17)) for kind, op in KEEPING.items() if kind not in INSIDE),
+    between("IsNaN", never("IsNaN"), runs=False, roles={"last.weight:1": "in"}),
+    between("IsInf", never("IsInf"), runs=False, roles={"last.weight:1": "in"}),
+    summed("IsNaN", never("IsNaN"), runs=False),
+    summed("IsInf", never("IsInf"), runs=False, frozen=REDUCED),
+    between("BitCast, read", plain("BitCast"), opset=26, runs=False, roles={"last.weight:1": "in"}),
     *(
         summed(f"comparison {kind}", compared(kind), frozen={"reduced": 16})
         for kind in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
@@ -330,17 +354,34 @@ ROWS = [
     ),
     gelu_bias("BiasGelu"),
     gelu_bias("FastGelu"),
+    gelu_read("BiasGelu"),
+    gelu_read("FastGelu"),
+    *(
+        between(f"role in {kind}", constant(kind, (8, 1, 1), swapped=swapped), roles={"w:0": role})
+        for kind, role in (("Add", "shift"), ("Sub", "shift"), ("Sum", "shift"), ("Mul", "scale"))
+        for swapped in (False, True)
+    ),
+    between("role in Div", constant("Div", (8, 1, 1)), roles={"w:0": "keep"}),
     summed("Add of small integers", from_integers("Add")),
     summed("Max of small integers", from_integers("Max")),
     # Division and its like
     *(summed(f"Div by {shape}", divided(shape)) for shape in SHAPES),
     between("Div by a sum over pixels", by_sum),
+    summed("Div by a sum over pixels", by_sum, frozen=REDUCED),
     row("Div by an activation with zeros", by_activation, frozen={"not-finite": 16}),
     row("Div by an activation without", by_positive, 8),
     between("Div of a number", constant("Div", (), swapped=True), frozen={"not-finite": 8}),
     summed("Mod", remainder),
+    between("Mod", remainder),
     row("Mod by an activation with zeros", remainder_by_activation, frozen={"not-finite": 16}),
     summed("BitShift", shifted),
+    between("BitShift", shifted),
+    dulled("Div", divided((8, 1, 1))),
+    dulled("Mod", remainder),
+    dulled("PRelu", slope((8, 1, 1))),
+    dulled("Pow", power(2.0)),
+    dulled("Clip", clip(-0.5, 0.5)),
+    dulled("Dropout", plain("Dropout")),
     *(summed(f"Pow {exponent}", power(exponent)) for exponent in (0.5, 1.0, 2.0)),
     summed("Pow of a weight", power(None, (8, 1, 1))),
     summed("Pow 0", power(0.0), frozen=REDUCED),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from building import Net
-from rows import Op, Row, across, between, row, summed
+from rows import Op, Row, across, between, dulled, row, summed
 
 I64, INDEXED, POSITIONAL, REDUCED = 7, {"indexed": 8}, {"positional": 8}, {"reduced": 8}
 ORDER = [3, 1, 0, 7, 6, 2, 5, 4]
@@ -37,6 +37,19 @@ def gather_square(n: Net, x: str) -> str:
     """Indices of rank 2 make an axis more."""
     y = n.op("Gather", x, n.const(np.arange(8).reshape(4, 2), np.int64), axis=1)
     return n.reshape(n.op("Softmax", y, axis=2), 0, 8, 6, 6)
+
+
+def gather_halves(n: Net, x: str) -> str:
+    """The sum runs over pairs of channels, then over what is left."""
+    y = n.op("Gather", x, n.const(np.arange(8).reshape(2, 4), np.int64), axis=1)
+    return n.reduce("ReduceSum", y, 1, keepdims=0)
+
+
+def gather_nd_first(n: Net) -> None:
+    """Rows of a matrix with the channels in front, counted from either end."""
+    x = n.transpose(n.gemm(n.input("x", 4, 6), 8, name="first"), 1, 0)
+    picks = n.const([[7], [6], [5], [-4], [3], [2], [1], [-8]], np.int64)
+    n.close(n.transpose(n.op("GatherND", x, picks), 1, 0))
 
 
 def gather_given(n: Net, x: str) -> str:
@@ -120,6 +133,13 @@ def scatter_nd(n: Net) -> None:
     n.close(n.transpose(y, 0, 2, 1, 3))
 
 
+def scatter_nd_summed(n: Net) -> None:
+    x = n.linear(n.input("x", 2, 4, 5), 8, name="first")
+    row = n.op("Gather", n.linear(n.input("y", 2, 4, 5), 8, name="second"), n.ints(0), axis=0)
+    y = n.op("ScatterND", x, n.const([[1]], np.int64), row)
+    n.output(n.linear(n.reduce("ReduceSum", y, 2), 5, name="last"))
+
+
 def scatter_nd_channels(n: Net, x: str) -> str:
     return n.op("ScatterND", x, n.const([[0, 1]], np.int64), n.weight(1, 6, 6))
 
@@ -172,6 +192,12 @@ def reverse(n: Net) -> None:
     """Time and batch are turned round, channels follow."""
     x = n.linear(n.input("x", 4, 2, 5), 8, name="first")
     n.output(n.linear(n.op("ReverseSequence", x, n.const([2, 4], np.int64)), 5, name="last"))
+
+
+def reverse_summed(n: Net) -> None:
+    x = n.linear(n.input("x", 4, 2, 5), 8, name="first")
+    y = n.op("ReverseSequence", x, n.const([2, 4], np.int64))
+    n.output(n.linear(n.reduce("ReduceSum", y, 2), 5, name="last"))
 
 
 def reverse_channels(n: Net) -> None:
@@ -246,6 +272,19 @@ ROWS = [
     row("embedding", embedding, 8),
     row("Gather of a kernel", gathered_weight, 4, frozen={"fixed-axis": 3}),
     summed("Gather", gather(ORDER)),
+    dulled("Gather", gather(ORDER)),
+    summed("Gather by a matrix", gather_halves, 4),
+    summed("ScatterElements", scatter("ScatterElements", (2, 8, 6, 4)), frozen=REDUCED),
+    summed("Scatter", scatter("Scatter", (2, 8, 6, 4)), opset=9, frozen=REDUCED),
+    between("Scatter of some channels", scatter("Scatter", (2, 5, 6, 4)), opset=9, frozen=INDEXED),
+    summed("GatherND", gather_nd),
+    dulled("GatherND", gather_nd),
+    row("GatherND of the first axis", gather_nd_first, 8),
+    row("ScatterND, summed", scatter_nd_summed, 8),
+    row("ReverseSequence, summed", reverse_summed, 8),
+    dulled("CumSum of pixels", cumulative(2)),
+    dulled("Trilu of pixels", trilu),
+    dulled("Expand", expand(2, 8, 6, 6)),
     between("GatherElements", elements((2, 8, 6, 4), 3)),
     between("GatherElements of channels", elements((2, 8, 6, 6), 1), frozen=INDEXED),
     between("GatherElements of some channels", elements((2, 5, 6, 4), 3), frozen=INDEXED),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 from building import Net
-from rows import Op, Row, across, between, layer, row, summed, total
+from rows import Op, Row, across, between, dulled, layer, row, summed, total
 
 BIG = 2**63 - 1
 H = {"fixed-axis": 8}
@@ -91,6 +91,12 @@ def even(count: int) -> Op:
 def first_part(n: Net, x: str) -> str:
     """The second part is not read by anyone."""
     return n.split(x, 1, 5, 3)[0]
+
+
+def split_halves(n: Net, x: str) -> str:
+    """The halves change places."""
+    left, right = n.split(x, 1, 4, 4)
+    return n.concat(right, left, axis=1)
 
 
 def split_pixels(n: Net, x: str) -> str:
@@ -277,6 +283,12 @@ ROWS = [
     row("Slice of unknown pixels", dynamic_slice, 8, dims={"N": 2, "H": 5, "W": 7}),
     between("Slice and Concat", rolled, 5, 3),
     summed("Slice", sliced(2, 7), 5, 3),
+    dulled("Slice", sliced(0, BIG)),
+    summed("Split", split_halves, 4, 4),
+    dulled("Split", split_halves),
+    dulled("Tile", tile(1, 2, 1, 1)),
+    dulled("Pad of channels", pads(1, 2, 1)),
+    dulled("Concat", lambda n, x: n.concat(x, n.op("Cos", x), axis=1)),
     *across((7, 11, 13, 18, 21), "Pad of channels", pads(1, 2, 1)),
     *(between(f"Pad of pixels, {mode}", pads(2, 1, 2, mode)) for mode in ("constant", "reflect", "edge")),
     *(between(f"Pad of channels, {mode}", pads(1, 1, 2, mode), frozen={"padded": 8}) for mode in ("reflect", "edge")),

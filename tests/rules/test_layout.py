@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from building import OPSETS, Net
-from rows import Op, Row, across, between, row, summed, vector
+from rows import Op, Row, across, between, dulled, row, summed, vector
 
 DYNAMIC = {"N": 2, "H": 4, "W": 6}
 
@@ -233,6 +233,16 @@ def same_shape(n: Net, x: str) -> str:
     return n.reshape(x, 2, 8, 36, allowzero=1)
 
 
+MOVES: list[tuple[str, Op]] = [
+    ("Transpose", sandwich),
+    ("Reshape to tokens", lambda n, x: n.reshape(n.reshape(x, 2, 8, 36), 0, 8, 6, 6)),
+    ("Flatten", lambda n, x: n.reshape(n.op("Flatten", x), 2, 8, 6, 6)),
+    ("Squeeze", squeezed_and_back),
+    ("Unsqueeze", unsqueezed(0, 2)),
+    ("Identity", lambda n, x: n.op("Identity", x)),
+]
+"""What holds zeros before these holds them behind them, and nothing else does."""
+
 ROWS = [
     *across((7, 13, 14, 19, 21), "Reshape", reshape(2, 8, 36)),
     *(between(f"flat by {form}", reshape(*form)) for form in ((2, 288), (0, -1), (-1, 288), (2, -1))),
@@ -293,7 +303,12 @@ ROWS = [
     row("SpaceToDepth of channels", blocks_across, frozen={"fixed-axis": 8}),
     between("pixel shuffle in steps", pixel_shuffle, 2),
     between("Identity", lambda n, x: n.op("Identity", x)),
-    summed("Identity", lambda n, x: n.op("Identity", x)),
+    *(summed(name, op) for name, op in MOVES),
+    *(dulled(name, op) for name, op in MOVES),
+    summed("DepthToSpace", pixels("DCR"), 4, channels=16),
+    dulled("DepthToSpace", pixels("CRD"), channels=16, frozen={"other-factor": 16}),
+    summed("SpaceToDepth", lambda n, x: n.op("SpaceToDepth", x, blocksize=2)),
+    dulled("SpaceToDepth", lambda n, x: n.op("SpaceToDepth", x, blocksize=2)),
 ]
 
 

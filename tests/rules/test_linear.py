@@ -48,8 +48,8 @@ def fused_gemm(activation: str) -> Row:
         close(n, n.reduce("ReduceSum", y, 1, keepdims=1))
 
     if activation == "Sigmoid":
-        return row("FusedGemm Sigmoid, summed", write, 8, frozen={"reduced": 6}, runs=False)
-    return row(f"FusedGemm {activation}, summed", write, 8, 6, runs=False)
+        return row("FusedGemm Sigmoid, summed", write, 8, frozen={"reduced": 6})
+    return row(f"FusedGemm {activation}, summed", write, 8, 6)
 
 
 def matmul(name: str, shape: tuple[int, ...], weight: tuple[int, ...], *units: int, **more: object) -> Row:
@@ -218,7 +218,61 @@ def einsum_diagonal(n: Net) -> None:
     close(n, n.op("Einsum", x, equation="nii->ni"))
 
 
+def held_heads(kind: str) -> Row:
+    """A mask from outside knows every head: none can go, and their dimensions stay whole unless asked for."""
+
+    def write(n: Net) -> None:
+        x = n.input("x", 2, 5, 7)
+        q, k = (
+            n.transpose(n.reshape(n.linear(x, 12, name=name), 0, 0, 4, 3), 0, 2, *order)
+            for name, order in (("q", (1, 3)), ("k", (3, 1)))
+        )
+        product = n.op("MatMul", q, k) if kind == "MatMul" else n.op("Einsum", q, k, equation="bhqd,bhdk->bhqk")
+        scores = n.op("Add", product, n.input("mask", 2, 4, 5, 5))
+        close(n, n.op("Softmax", scores, axis=-1))
+
+    return row(f"{kind} of heads that are held", write, frozen={"other-factor": 24})
+
+
+def sums(name: str, make: Callable[[Net, str], str], *units: int, **more: object) -> Row:
+    """Behind the product its columns are summed up."""
+
+    def write(n: Net) -> None:
+        close(n, n.reduce("ReduceSum", make(n, fed(n, 2, 4, 5)), -1))
+
+    return row(f"{name}, summed", write, *units, **more)
+
+
+def second(n: Net, x: str) -> str:
+    return n.op("MatMul", x, n.weight(8, 6, name="second.weight"), name="second")
+
+
+def second_fused(n: Net, x: str) -> str:
+    return n.op(f"{MS}::FusedMatMul", x, n.weight(8, 6, name="second.weight"), made=(2, 4, 6))
+
+
+def second_einsum(n: Net, x: str) -> str:
+    return n.op("Einsum", x, n.weight(8, 6, name="second.weight"), equation="btc,cd->btd", name="second")
+
+
+def second_exp(n: Net, x: str) -> str:
+    """A matrix that holds no zeros where it is cut."""
+    return n.op("MatMul", x, n.op("Exp", n.weight(8, 6, name="second.weight", scale=0.3)), name="second")
+
+
+def second_exp_einsum(n: Net, x: str) -> str:
+    w = n.op("Exp", n.weight(8, 6, name="second.weight", scale=0.3))
+    return n.op("Einsum", x, w, equation="btc,cd->btd", name="second")
+
+
 ROWS = [
+    sums("MatMul", second, 8, 6),
+    sums("FusedMatMul", second_fused, 8, 6),
+    sums("Einsum", second_einsum, 8, 6),
+    sums("MatMul with a computed matrix", second_exp, 8, frozen={"reduced": 6}),
+    sums("Einsum with a computed matrix", second_exp_einsum, 8, frozen={"reduced": 6}),
+    held_heads("MatMul"),
+    held_heads("Einsum"),
     gemm("plain", lambda n: [n.weight(6)]),
     gemm("transB", lambda n: [n.weight(6)], b=1),
     gemm("transA", lambda n: [n.weight(6)], a=1),

@@ -21,6 +21,14 @@ def batch_norm(n: Net, x: str) -> str:
     return n.norm(x, name="bn")
 
 
+def batch_norm_training(n: Net, x: str) -> str:
+    """By the statistics of this very batch: per channel, over everything else."""
+    size = n.size(x, 1)
+    plain = (n.const(np.ones(size), np.float32), n.const(np.zeros(size), np.float32))
+    params = (n.positive(size, name="bn.weight"), n.weight(size, name="bn.bias"), plain[1], plain[0])
+    return n.ops("BatchNormalization", 3, x, *params, training_mode=1)[0]
+
+
 def batch_norm_alone(n: Net) -> None:
     """Before the first layer, on the picture: nothing to cut."""
     n.close(n.norm(n.image(), name="bn"))
@@ -125,6 +133,8 @@ ROWS = [
     *(between(f"BatchNormalization {d}-D", batch_norm, image=(2, 3, *[4] * d)) for d in (1, 3)),
     vector("BatchNormalization on a matrix", batch_norm),
     summed("BatchNormalization", batch_norm),
+    between("BatchNormalization in training", batch_norm_training),
+    between("BatchNormalization in training, over channels", channels_last(batch_norm_training), frozen=NORMALISED),
     row("BatchNormalization of the picture", batch_norm_alone),
     row("BatchNormalization before the layer", preactivation, 8),
     *across((7, 22), "InstanceNormalization", instance_norm),
@@ -227,7 +237,7 @@ ROWS = [
     summed(
         "MeanVarianceNormalization of pixels, allowed",
         mean_variance(2, 3),
-        inexact={"first": ("not-finite", "reduced")},
+        inexact={"first": ("not-finite",)},
     ),
     between("GroupNormalization of one group, allowed", group_norm(1), opset=21, inexact={"first": ("normalised",)}),
     dulled("LpNormalization of pixels", lp(2)),

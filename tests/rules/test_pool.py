@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from building import Net
-from rows import Op, Row, across, between, row, summed
+from rows import Op, Row, across, between, dulled, row, summed
 
 WINDOWED = ("MaxPool", "AveragePool", "LpPool")
 GLOBAL = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
@@ -52,6 +52,8 @@ ROWS = [
     *(case for kind in WINDOWED for case in across((7, 11, 22), kind, window(kind))),
     *(summed(kind, window(kind)) for kind in WINDOWED),
     *(summed(kind, whole(kind)) for kind in GLOBAL),
+    *(dulled(kind, window(kind)) for kind in WINDOWED),
+    *(dulled(kind, whole(kind)) for kind in GLOBAL),
     between("AveragePool that counts its padding", window("AveragePool", pads=[1, 1, 1, 1], count_include_pad=1)),
     between("MaxPool with padding", window("MaxPool", pads=[1, 1, 0, 0], strides=[2, 2], ceil_mode=1)),
     *(between(f"{kind} of channels", pooled_channels(kind), frozen={"pooled": 8}) for kind in WINDOWED + GLOBAL),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from building import Net
-from rows import Op, Row, between, row, summed
+from rows import Op, Row, between, dulled, row, summed
 
 SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 KEEPING = (*SUMS, "ReduceMean", "ReduceMax", "ReduceMin")
@@ -87,6 +87,7 @@ ROWS = [
     *(summed(f"{kind} of pixels", over(kind, 3, first="Exp"), frozen=REDUCED) for kind in OTHERS),
     summed("ReduceProd of pixels with zeros", over("ReduceProd", 3), frozen=REDUCED),
     summed("ReduceLogSumExp of pixels with zeros", over("ReduceLogSumExp", 3), frozen=REDUCED),
+    *(dulled(f"{kind} of pixels", over(kind, 2, 3)) for kind in KEEPING),
     row("ReduceSum of everything", no_axes, 8),
     row("ReduceSum of everything by empty axes", empty_axes, 8),
     between("ReduceSum of nothing", no_axes_noop),

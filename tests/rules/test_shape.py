@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from building import Net
+from building import MS, Net
 from onnx import helper, numpy_helper
 from rows import Op, Row, across, between, row, summed
 
@@ -94,6 +94,19 @@ def filled_mask(n: Net) -> None:
     x = n.conv(n.image("N", 3, "H", "W"), 8, name="first")
     y = n.op("ConstantOfShape", n.op("Shape", x), value=value(0.5))
     n.close(n.op("Add", x, y, made=("N", 8, "H", "W")))
+
+
+def filled_by_vendor(n: Net, x: str) -> str:
+    y = n.op(f"{MS}::ConstantOfShape", n.op("Shape", x), value=value(0.5), made=n.shape(x))
+    return n.op("Add", x, y, made=n.shape(x))
+
+
+def divided_batch(n: Net) -> None:
+    """(N * 8, 4, 6): arithmetic divides what it still believes to be N * 8 by 8."""
+    x = n.reshape(n.conv(n.image("N", 3, 4, 6), 8, name="first"), -1, 4, 6)
+    batch = n.op("Div", n.length(x, 0), n.ints(8))
+    y = n.op("Reshape", n.op("Relu", x), n.concat(batch, n.ints(8, 4, 6), axis=0), made=("N", 8, 4, 6))
+    n.close(y)
 
 
 def filled_given(n: Net, x: str) -> str:
@@ -261,6 +274,8 @@ ROWS = [
     row("ConstantOfShape as a kernel", filled_kernel, 8),
     row("ConstantOfShape of an unknown picture", filled_mask, 8, dims={"N": 2, "H": 5, "W": 7}),
     between("ConstantOfShape of given shape", filled_given, frozen={"dynamic-size": 8}, runs=False),
+    between("ConstantOfShape of com.microsoft", filled_by_vendor, runs=False, roles={"last.weight:1": "in"}),
+    row("Shape of batch times channels", divided_batch, 8, dims={"N": 2}),
     summed("ConstantOfShape of zeros", filled(0.0)),
     summed("ConstantOfShape of zeros, default", filled_default),
     summed("ConstantOfShape of ones", filled(1.0), frozen={"reduced": 8}),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from building import MS, Net
-from rows import Op, Row, across, between, row, summed
+from rows import Op, Row, across, between, dulled, row, summed
 
 RESIZED = {"resized": 8}
 
@@ -114,6 +114,19 @@ def pooled_regions(n: Net, x: str) -> str:
     return n.op("MaxRoiPool", x, boxes, pooled_shape=[2, 2])
 
 
+def pooled_by_channels(n: Net) -> None:
+    """The channels are the regions: batch, left, top, right, bottom."""
+    x = n.op("Abs", n.gemm(n.input("x", 3, 6), 5, name="first"))
+    boxes = n.op("Mul", x, n.const([[0, 0, 0, 1, 1]], np.float32))
+    n.close(n.op("MaxRoiPool", n.image(), boxes, pooled_shape=[2, 2]))
+
+
+def nhwc_summed(n: Net) -> None:
+    x = n.linear(n.input("x", 2, 6, 6, 3), 8, name="first")
+    y = n.op(f"{MS}::NhwcMaxPool", x, kernel_shape=[2, 2], strides=[2, 2], made=(2, 3, 3, 8))
+    n.output(n.linear(n.reduce("ReduceSum", y, 3), 5, name="last"))
+
+
 def nhwc(n: Net) -> None:
     """Quantised graphs pool with the channels last."""
     x = n.linear(n.input("x", 2, 6, 6, 3), 8, name="first")
@@ -124,7 +137,16 @@ def nhwc(n: Net) -> None:
 ROWS = [
     *across((7, 9, 10, 11, 13, 18, 19), "by scales", upsample(1, 1, 2, 2)),
     *across((7, 9, 10, 11, 13), "by scales on channels", upsample(1, 2, 2, 2), frozen=RESIZED),
-    summed("by scales", upsample(1, 1, 2, 2)),
+    *(summed(f"by scales, opset {v}", upsample(1, 1, 2, 2), opset=v) for v in (7, 9, 10, 13)),
+    *(dulled(f"by scales, opset {v}", upsample(1, 1, 2, 2), opset=v) for v in (7, 9, 10, 13)),
+    dulled("GridSample", sampled),
+    summed("RoiAlign", aligned),
+    summed("MaxRoiPool", pooled_regions),
+    dulled("RoiAlign", aligned),
+    dulled("MaxRoiPool", pooled_regions),
+    row("MaxRoiPool by channels", pooled_by_channels, frozen={"positional": 5}),
+    row("NhwcMaxPool, read", nhwc, 8, runs=False, roles={"last.weight:0": "in"}),
+    row("NhwcMaxPool, summed", nhwc_summed, 8, runs=False),
     *(between(f"by sizes, {mode}", sized(2, 8, 9, 4, mode=mode)) for mode in ("nearest", "linear", "cubic")),
     between("by sizes, opset 11", sized(2, 8, 9, 4), opset=11),
     between("by sizes on channels", sized(2, 12, 6, 6), frozen=RESIZED),
