@@ -178,6 +178,18 @@ def _reshape(node: onnx.NodeProto, x: Content, xs: Sequence[Content | None]) -> 
     return None if target is None or 0 in target else x.reshape(target)
 
 
+def _expand(node: onnx.NodeProto, x: Content, xs: Sequence[Content | None]) -> Content | None:
+    """Numbers repeated to a shape that no cut changes: exporters write Expand(Shape(w), [1]), which is Shape(w)."""
+    target = _ints(xs[1])
+    if xs[1] is None or target is None or any(entry.sources for entry in xs[1].ravel()):
+        return None
+    try:
+        shape = np.broadcast_shapes(x.shape, tuple(target))
+    except ValueError:
+        return None
+    return np.broadcast_to(x, shape) if int(np.prod(shape, dtype=np.int64)) <= LIMIT else None
+
+
 def _unsqueeze(node: onnx.NodeProto, x: Content, xs: Sequence[Content | None]) -> Content | None:
     axes = _axes(node, xs)
     return None if axes is None else np.expand_dims(x, tuple(axes))
@@ -241,6 +253,7 @@ _STRUCTURAL: Mapping[str, _Structural] = {
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
     "Reshape": _reshape,
+    "Expand": _expand,
     "Split": _split,
     "ReduceProd": _reduce_prod,
     "Range": _range,

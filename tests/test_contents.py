@@ -131,6 +131,8 @@ def test_moves(x: np.ndarray) -> None:
     agree("Reshape", x, [2, 3])
     agree("Reshape", x, [-1, 2])
     agree("Reshape", x[:1], [1])
+    agree("Expand", x[:1], [1])
+    agree("Expand", x, [2, 1])
     for axes in ([0], [1], [-1], [0, 2]):
         agree("Unsqueeze", x, axes)
         agree("Unsqueeze", x, opset=OLD, axes=axes)
@@ -174,7 +176,7 @@ def test_shape(start: int | None, end: int | None) -> None:
 
 
 def test_every_traced_operator_is_tested_here() -> None:
-    tested = "Shape Concat Where Identity Cast Gather Slice Unsqueeze Squeeze Reshape Split ReduceProd Range"
+    tested = "Shape Concat Where Identity Cast Gather Slice Unsqueeze Squeeze Reshape Expand Split ReduceProd Range"
     assert set(tested.split()) | {"ConstantOfShape", "Neg", *BINARY} == TRACED
 
 

@@ -12,7 +12,7 @@ from onnxprune.facts import Axis, fixed
 from onnxprune.rules.registry import Axes, Flow, Value, rule
 
 KEEPS_ZERO = (
-    "Abs Asin Asinh Atan Atanh BitCast Cast CastLike Ceil Celu Elu Erf Floor Gelu HardSwish LeakyRelu Mish Neg Relu "
+    "Abs Asin Asinh Atan Atanh BitCast Cast Ceil Celu Elu Erf Floor Gelu HardSwish LeakyRelu Mish Neg Relu "
     "Round Selu Shrink Sign Sin Sinh Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsNaN "
     "com.microsoft::Gelu com.microsoft::QuickGelu"
 )
@@ -60,6 +60,14 @@ def _zero(i: int, operands: Sequence[Axes], zeros: str) -> bool:
 
 @rule(*KEEPS_ZERO.split())
 def keeps_zero(f: Flow, node: object, x: Value, *rest: Value | None) -> Sequence[Axes]:
+    return [x.axes]
+
+
+@rule("CastLike")
+def cast_like(f: Flow, node: object, x: Value, like: Value) -> Sequence[Axes]:
+    """Of the second operand only the type is read."""
+    for axis in like.axes:
+        f.account(axis)
     return [x.axes]
 
 

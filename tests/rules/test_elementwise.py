@@ -57,7 +57,7 @@ KEEPING: dict[str, Op] = {
     "Shrink": lambda n, x: n.op("Shrink", x, lambd=0.2, bias=0.1),
     "Sqrt": lambda n, x: n.op("Sqrt", n.op("Relu", x)),
     "Cast": lambda n, x: cast(n, cast(n, x, DOUBLE)),
-    "CastLike": lambda n, x: n.op("CastLike", cast(n, x, DOUBLE), n.scalar(1.0)),
+    "CastLike": lambda n, x: n.op("CastLike", cast(n, x, DOUBLE), x),
     "BitCast": lambda n, x: n.op("BitCast", x, to=TensorProto.FLOAT),
     "Dropout": plain("Dropout"),
 }
