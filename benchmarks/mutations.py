@@ -66,10 +66,26 @@ class Mutant:
             return "killed"
         if not self.hits:
             return "-"
-        return "equivalent" if (self.op, self.kind) in EQUIVALENT or ("*", self.kind) in EQUIVALENT else "SURVIVED"
+        return "equivalent" if (self.op, self.kind) in EQUIVALENT else "SURVIVED"
 
 
-EQUIVALENT: Mapping[tuple[str, str], str] = {}
+_FIRST = "what is normalised over is cut inexactly or not at all, and of several reasons only the first is told"
+_FIXED = "nothing that enters it can go, and what leaves it is fixed anyway"
+EQUIVALENT: Mapping[tuple[str, str], str] = {
+    **{
+        (op, "nonzeros"): _FIRST
+        for op in (
+            *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "LRN"),
+            *("com.microsoft::SimplifiedLayerNormalization", "com.microsoft::SkipLayerNormalization"),
+            *("com.microsoft::SkipSimplifiedLayerNormalization", "com.microsoft::EmbedLayerNormalization"),
+        )
+    },
+    ("MeanVarianceNormalization", "zeros"): _FIRST,
+    ("DynamicQuantizeLinear", "zeros"): "without zeros its cut is inexact already, and only the first reason is told",
+    **{(op, "refuses"): _FIXED for op in ("Range", "Constant", "RandomNormal", "RandomUniform")},
+    ("ConstantOfShape", "ids"): "its ids are new ones",
+    ("com.microsoft::ConstantOfShape", "ids"): "its ids are new ones",
+}
 """Mutants that compute the same as the original, with the reason."""
 
 
@@ -237,7 +253,8 @@ def signature(row: Row) -> str:
         for group in coupling.groups
         for slot in group.slots
     ]
-    return repr((slots, coupling.frozen))
+    inexact = [(group.name, sorted({reason.code for reason in group.inexact})) for group in coupling.groups]
+    return repr((slots, inexact, coupling.frozen))
 
 
 def try_on(mutant: Mutant, rows: Sequence[Row], known: Mapping[int, str]) -> None:

@@ -171,6 +171,40 @@ def vendor_rotary_without_count(n: Net) -> None:
     n.output(n.linear(y, 6, name="last"))
 
 
+def held(n: Net) -> None:
+    """A mask from outside knows every head, so none goes; the scale depends on the head size, so that stays as well."""
+    made = [n.transpose(n.reshape(x, 0, 0, HEADS, SIZE), 0, 2, 1, 3) for x in project(n, tokens(n), WIDE, WIDE, WIDE)]
+    y = n.op("Attention", *made, n.input("mask", 2, HEADS, 5, 5))
+    n.output(n.linear(n.reshape(n.transpose(y, 0, 2, 1, 3), 0, 0, WIDE), 6, name="last"))
+
+
+def rotated_held(n: Net, vendor: bool = False) -> None:
+    """Heads that cannot go, and a head size that the tables know."""
+    x = n.transpose(n.reshape(n.linear(tokens(n), HEADS * 4, name="first"), 0, 0, HEADS, 4), 0, 2, 1, 3)
+    x = n.op("Add", x, n.input("heads", 1, HEADS, 1, 1))
+    tables = [n.weight(10, 2, name=name) for name in ("cos", "sin")]
+    positions = n.const(np.tile(np.arange(5), (2, 1)))
+    inputs = [positions, *tables] if vendor else [*tables, positions]
+    kind = f"{MS}::RotaryEmbedding" if vendor else "RotaryEmbedding"
+    y = n.op(kind, x, *inputs, num_heads=HEADS if vendor else None, made=(2, HEADS, 5, 4))
+    n.output(n.linear(n.reshape(n.transpose(y, 0, 2, 1, 3), 0, 0, HEADS * 4), 6, name="last"))
+
+
+def summed(write: Write) -> Write:
+    """The channels of what comes out are added up before the last layer reads them."""
+
+    def instead(n: Net) -> None:
+        write(n)
+        n.outputs.clear()
+        product = next(node for node in n.nodes if node.name == "last")
+        x = product.input[0]
+        product.input[0], product.input[1] = n.reduce("ReduceSum", x, -1), n.weight(1, 6, name="last.one")
+        n.nodes.append(n.nodes.pop(n.nodes.index(product)))
+        n.output(n.op("Identity", product.output[0]))
+
+    return instead
+
+
 MASK = (1, 1, 5, 5)
 OPSET = {"opset": 23}
 STANDARD: list[Row] = [
@@ -197,6 +231,8 @@ STANDARD: list[Row] = [
     row("Attention on rank 4, grouped queries", lambda n: standard_rank_4(n, kv=2, size_v=5), 2, **OPSET),
     row("Attention with a cache from outside", standard_with_past, frozen={"fixed-axis": 36}, **OPSET),
     row("Attention with a learned prefix", standard_with_constant_past, HEADS, **OPSET),
+    row("Attention of heads that are held", held, frozen={"other-factor": 3 * WIDE}, **OPSET),
+    row("Attention, summed", summed(standard), HEADS, **OPSET),
 ]
 VENDOR: list[Row] = [
     row("MultiHeadAttention", multi_head, HEADS),
@@ -234,6 +270,15 @@ VENDOR: list[Row] = [
         HEADS,
     ),
     row("Attention of com.microsoft behind a layer", projecting_made, HEADS, 6),
+    row("Attention of com.microsoft, summed", summed(projecting), HEADS),
+    row("MultiHeadAttention, summed", summed(multi_head), HEADS),
+    row("GroupQueryAttention, summed", summed(grouped), 2),
+    row(
+        "MultiHeadAttention, the role of its bias",
+        lambda n: multi_head(n, n.weight(3 * WIDE, name="b")),
+        HEADS,
+        roles={"b:0": "shift"},
+    ),
 ]
 ROTARY: list[Row] = [
     row("RotaryEmbedding", rotated, HEADS, **OPSET),
@@ -241,6 +286,14 @@ ROTARY: list[Row] = [
     row("RotaryEmbedding of com.microsoft", lambda n: rotated(n, vendor=True), HEADS),
     row("RotaryEmbedding of com.microsoft on rank 4", lambda n: rotated(n, vendor=True, rank_4=True), HEADS),
     row("RotaryEmbedding of com.microsoft without a count", vendor_rotary_without_count, HEADS),
+    row("RotaryEmbedding of heads that are held", rotated_held, frozen={"other-factor": 16}, **OPSET),
+    row(
+        "RotaryEmbedding of com.microsoft, heads held",
+        lambda n: rotated_held(n, vendor=True),
+        frozen={"other-factor": 16},
+    ),
+    row("RotaryEmbedding, summed", summed(rotated), HEADS, **OPSET),
+    row("RotaryEmbedding of com.microsoft, summed", summed(lambda n: rotated(n, vendor=True)), HEADS),
 ]
 
 

@@ -7,7 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from building import MS, Net
+from oracle import prepared
 from rows import Row, across, between, row, summed, total
+
+from onnxprune.analyze import analyze
+from onnxprune.apply import apply
+from onnxprune.scores import score
+from onnxprune.select import select
 
 
 def onto(n: Net, x: str, w: str, **more: object) -> str:
@@ -91,7 +97,9 @@ def fused_depthwise(n: Net, x: str) -> str:
 
 def fused_across(n: Net) -> None:
     x = n.transpose(n.conv(n.image(), 8, name="first"), 0, 2, 1, 3)
-    n.close(n.op(f"{MS}::FusedConv", x, n.weight(4, 6, 3, 3, name="f"), activation="Relu", pads=[1] * 4, made=(2, 4, 8, 6)))
+    n.close(
+        n.op(f"{MS}::FusedConv", x, n.weight(4, 6, 3, 3, name="f"), activation="Relu", pads=[1] * 4, made=(2, 4, 8, 6))
+    )
 
 
 def nhwc(group: int = 1) -> Callable[[Net], None]:
@@ -115,6 +123,12 @@ def nhwc_summed(n: Net) -> None:
     x = n.linear(n.input("x", 2, 6, 6, 3), 8, name="first")
     w = n.op("Exp", n.weight(6, 1, 1, 8, name="second.weight", scale=0.3))
     y = n.op(f"{MS}::NhwcConv", x, w, made=(2, 6, 6, 6))
+    n.output(n.linear(n.reduce("ReduceSum", y, 3), 5, name="last"))
+
+
+def nhwc_plain_summed(n: Net) -> None:
+    x = n.linear(n.input("x", 2, 6, 6, 3), 8, name="first")
+    y = n.op(f"{MS}::NhwcConv", x, n.weight(6, 1, 1, 8, name="second.weight"), made=(2, 6, 6, 6))
     n.output(n.linear(n.reduce("ReduceSum", y, 3), 5, name="last"))
 
 
@@ -231,6 +245,7 @@ ROWS = [
     row("FusedConv of channels where pixels should be", fused_across, 4, frozen={"convolved": 8}),
     *(row(f"NhwcConv {kind}", write, *found, runs=False, roles=roles) for kind, write, found, roles in NHWC),
     row("NhwcConv of channels where pixels should be", nhwc_across, frozen={"convolved": 8}, runs=False),
+    row("NhwcConv, summed", nhwc_plain_summed, 8, 6, runs=False),
     row("NhwcConv with a computed kernel, summed", nhwc_summed, 8, frozen={"reduced": 6}, runs=False),
     row("FusedConv with a sum", fused_sum, frozen={"fused-sum": 8}),
 ]
@@ -239,3 +254,15 @@ ROWS = [
 @pytest.mark.parametrize("case", ROWS, ids=str)
 def test_conv(case: Row) -> None:
     case.check()
+
+
+def test_groups_of_a_convolution_for_accelerators_follow() -> None:
+    """Nothing here runs it, so only what it stores is looked at."""
+    net = Net()
+    nhwc(8)(net)
+    model = prepared(net.proto())
+    coupling = analyze(model)
+    pruned = apply(model, select(coupling, score(model, coupling), ratio=0.5))
+    (node,) = (node for node in pruned.graph.node if node.op_type == "NhwcConv")
+    assert [item.i for item in node.attribute if item.name == "group"] == [4]
+    assert pruned.weights["second.weight"].shape == (4, 3, 3, 1)

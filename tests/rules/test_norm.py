@@ -29,6 +29,12 @@ def batch_norm_training(n: Net, x: str) -> str:
     return n.ops("BatchNormalization", 3, x, *params, training_mode=1)[0]
 
 
+def batch_norm_computed(n: Net, x: str) -> str:
+    """A shift that is not zero where a channel goes."""
+    shift = n.slice(n.op("Exp", n.weight(16, name="shift")), 0, 8, 0)
+    return n.op("BatchNormalization", x, n.positive(8), shift, n.weight(8), n.positive(8))
+
+
 def batch_norm_alone(n: Net) -> None:
     """Before the first layer, on the picture: nothing to cut."""
     n.close(n.norm(n.image(), name="bn"))
@@ -135,6 +141,7 @@ ROWS = [
     summed("BatchNormalization", batch_norm),
     between("BatchNormalization in training", batch_norm_training),
     between("BatchNormalization in training, over channels", channels_last(batch_norm_training), frozen=NORMALISED),
+    summed("BatchNormalization with a computed shift", batch_norm_computed, frozen={"reduced": 8}),
     row("BatchNormalization of the picture", batch_norm_alone),
     row("BatchNormalization before the layer", preactivation, 8),
     *across((7, 22), "InstanceNormalization", instance_norm),

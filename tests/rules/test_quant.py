@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from building import MS, Net
 from onnx import TensorProto
@@ -384,6 +385,76 @@ def lstm(n: Net, both: bool = False, per_channel: bool = False, dtype: Any = I8,
     n.output(n.op("MatMul", y, n.weight(d * hidden, 5, name="last.weight"), name="last"))
 
 
+def across(n: Net, kind: str) -> None:
+    """The channels stand where pixels are expected."""
+    x, _ = integers(n)
+    x = n.transpose(x, 0, 2, 1, 3)
+    w, zero = stored(n, 4, 6, 3, 3, name="b")
+    match kind:
+        case "QLinearConv":
+            y = n.op(kind, x, *step(n), *params(n, w), *step(n), pads=[1, 1, 1, 1])
+        case "ConvInteger":
+            y = n.op("QuantizeLinear", n.op("Cast", n.op(kind, x, w, step(n)[1], zero, pads=[1] * 4), to=1), *step(n))
+        case _:
+            x = n.transpose(x, 0, 2, 3, 1)
+            y = n.op(kind, x, *step(n), *params(n, w), *step(n), pads=[1] * 4, channels_last=1)
+            y = n.transpose(y, 0, 3, 1, 2)
+    n.output(n.op("Conv", to_float(n, y), n.weight(5, 4, 1, 1, name="last.weight"), name="last"))
+
+
+def channels_last_grouped(n: Net, end: Callable[[Net, str], None] = finish) -> None:
+    x = n.transpose(integers(n)[0], 0, 2, 3, 1)
+    w, _ = stored(n, 8, 1, 3, 3, name="dw")
+    y = n.op(f"{MS}::QLinearConv", x, *step(n), *params(n, w), *step(n), pads=[1] * 4, group=8, channels_last=1)
+    end(n, n.transpose(y, 0, 3, 1, 2))
+
+
+def per_channel_sum(n: Net, vendor: bool = False) -> None:
+    x = n.conv(n.image(), 8, name="first")
+    scale = n.const(n.rng.uniform(0.02, 0.06, 8), np.float32, name="scale")
+    point = n.const(np.full(8, 128), np.uint8, name="point")
+    if vendor:
+        scale, point = step(n)
+    kind = f"{MS}::" if vendor else ""
+    y = n.op(f"{kind}QuantizeLinear", x, scale, point, axis=1)
+    if not vendor:  # of its own, though the numbers are the same
+        scale = n.const(onnx.numpy_helper.to_array(n.weights[scale]), name="back.scale")
+        point = n.const(onnx.numpy_helper.to_array(n.weights[point]), name="back.point")
+    y = n.op(f"{kind}DequantizeLinear", y, scale, point, axis=1, made=(2, 8, 6, 6) if vendor else None)
+    n.output(n.conv(n.reduce("ReduceSum", y, 1), 5, name="last"))
+
+
+def range_sum(n: Net) -> None:
+    x = n.conv(n.image(), 8, name="first")
+    q, s, z = n.ops("DynamicQuantizeLinear", 3, x)
+    n.output(n.conv(n.reduce("ReduceSum", n.op("DequantizeLinear", q, s, z), 1), 5, name="last"))
+
+
+def qgemm_sum(n: Net) -> None:
+    x = to_int(n, n.input("x", 4, 5))
+    w, _ = stored(n, 5, 8, name="a")
+    c = n.const(n.rng.integers(-900, 900, 8), np.int32, name="a.bias")
+    y = to_float(n, n.op(f"{MS}::QGemm", x, *step(n), *params(n, w), c, *step(n)))
+    n.output(n.op("MatMul", n.reduce("ReduceSum", y, 1), n.weight(1, 3, name="last.weight"), name="last"))
+
+
+def packed_sum(n: Net) -> None:
+    x = n.op("Relu", n.gemm(n.input("x", 4, 5), 64, name="first"))
+    w = n.const(n.rng.integers(0, 256, (8, 4, 8)), np.uint8, name="packed")
+    scale = n.const(n.rng.uniform(0.05, 0.1, (8, 4)), np.float32, name="packed.scale")
+    y = n.op(f"{MS}::MatMulNBits", x, w, scale, N=8, K=64, bits=4, block_size=16, made=(4, 8))
+    n.output(n.op("MatMul", n.reduce("ReduceSum", y, 1), n.weight(1, 3, name="last.weight"), name="last"))
+
+
+def lstm_sum(n: Net) -> None:
+    lstm(n)
+    n.outputs.clear()
+    product = n.nodes.pop()
+    y = n.reduce("ReduceSum", product.input[0], -1)
+    n.output(n.op("MatMul", y, n.weight(1, 5, name="last.weight"), name="last"))
+
+
+KEPT = ("scale:0", "point:0", "back.scale:0", "back.point:0")
 EIGHT = list(range(110, 118))
 ROWS: list[Row] = [
     # QuantizeLinear and DequantizeLinear
@@ -523,6 +594,43 @@ ROWS: list[Row] = [
     row("MatMulNBits of one block", lambda n: packed(n, inner=16, flat=True), 8, frozen={"fixed-axis": 16}),
     row("MatMulNBits of blocks that do not fit", lambda n: packed(n, inner=24), 8, frozen={"blocked": 24}),
     row("MatMulNBits of 8 bits", lambda n: packed(n, bits=8), 8, 4),
+    # What moves over pixels cannot move over channels
+    row(
+        "QLinearConv of channels where pixels should be", lambda n: across(n, "QLinearConv"), 4, frozen={"convolved": 8}
+    ),
+    row(
+        "ConvInteger of channels where pixels should be", lambda n: across(n, "ConvInteger"), 4, frozen={"convolved": 8}
+    ),
+    row(
+        "QLinearConv of com.microsoft, channels where pixels should be",
+        lambda n: across(n, f"{MS}::QLinearConv"),
+        4,
+        frozen={"convolved": 8},
+    ),
+    row("QLinearConv of com.microsoft, depthwise", channels_last_grouped, 8),
+    # Whether zeros are kept
+    row("QLinearConv of com.microsoft, summed", lambda n: channels_last_grouped(n, whole_sum), 8),
+    row("QDQ per channel, summed", per_channel_sum, 8, roles=dict.fromkeys(KEPT, "keep")),
+    row("QDQ of com.microsoft, summed", lambda n: per_channel_sum(n, vendor=True), 8),
+    row("DynamicQuantizeLinear, summed", range_sum, 8),
+    row("QGemm, summed", qgemm_sum, 8),
+    row("QLinearLeakyRelu", lambda n: qlinear_unary(n, "QLinearLeakyRelu", alpha=0.1), 8),
+    row(
+        "QLinearSoftmax over pixels, summed",
+        lambda n: qlinear_unary(n, "QLinearSoftmax", whole_sum, axis=3, opset=13),
+        frozen={"sum-of-nonzero": 8},
+    ),
+    row("QLinearGlobalAveragePool, summed", lambda n: qlinear_unary(n, "QLinearGlobalAveragePool", whole_sum), 8),
+    row(
+        "QLinearAveragePool, summed",
+        lambda n: qlinear_unary(n, "QLinearAveragePool", whole_sum, kernel_shape=[2, 2], strides=[2, 2]),
+        8,
+    ),
+    row("MatMulNBits, summed", packed_sum, 8, 4),
+    row("DynamicQuantizeLSTM, summed", lstm_sum, 6),
+    # What a constant does with the channels
+    row("QLinearAdd, its role", lambda n: qlinear_constant(n, "QLinearAdd", finish), 8, roles={"c:1": "shift"}),
+    row("QLinearMul, its role", lambda n: qlinear_constant(n, "QLinearMul", finish), 8, roles={"c:1": "scale"}),
 ]
 
 

@@ -275,6 +275,7 @@ ROWS = [
     row("ConstantOfShape of an unknown picture", filled_mask, 8, dims={"N": 2, "H": 5, "W": 7}),
     between("ConstantOfShape of given shape", filled_given, frozen={"dynamic-size": 8}, runs=False),
     between("ConstantOfShape of com.microsoft", filled_by_vendor, runs=False, roles={"last.weight:1": "in"}),
+    summed("ConstantOfShape of com.microsoft", filled_by_vendor, runs=False, frozen={"reduced": 8}),
     row("Shape of batch times channels", divided_batch, 8, dims={"N": 2}),
     summed("ConstantOfShape of zeros", filled(0.0)),
     summed("ConstantOfShape of zeros, default", filled_default),
