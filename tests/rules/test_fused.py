@@ -83,6 +83,28 @@ def embedded(n: Net, segments: bool = True, summed: bool = False) -> None:
     n.output(n.op("MatMul", x, n.weight(WIDE, 5, name="last.weight"), name="last"))
 
 
+def embedded_alone(n: Net) -> None:
+    ids = n.input("ids", 2, 5, dtype=onnx.TensorProto.INT32)
+    tables = [n.weight(9, WIDE, name="words", scale=1.0), n.weight(5, WIDE, name="positions", scale=1.0), ""]
+    params = [n.positive(WIDE, name="ln.scale"), n.weight(WIDE, name="ln.shift", scale=0.3)]
+    x = n.ops(f"{MS}::EmbedLayerNormalization", 2, ids, "", *tables, *params, name="embed")[0]
+    n.made[x] = SUM
+    n.output(n.op("MatMul", x, n.weight(WIDE, 5, name="last.weight"), name="last"))
+
+
+def embedded_tied(n: Net) -> None:
+    """The table makes scores of words as well, which another layer reads: still every word may be asked for."""
+    ids = n.input("ids", 2, 5, dtype=onnx.TensorProto.INT32)
+    words = n.weight(9, WIDE, name="words", scale=1.0)
+    params = [n.positive(WIDE, name="ln.scale"), n.weight(WIDE, name="ln.shift", scale=0.3)]
+    positions = n.weight(5, WIDE, name="positions", scale=1.0)
+    x = n.ops(f"{MS}::EmbedLayerNormalization", 2, ids, "", words, positions, "", *params, name="embed")[0]
+    n.made[x] = SUM
+    scores = n.op("Relu", n.op("MatMul", x, n.transpose(words, 1, 0)))
+    n.output(n.op("MatMul", scores, n.weight(9, 5, name="last.weight"), name="last"))
+
+
+ALL = ("normalised",)
 ACROSS = {"normalised": 3 * WIDE}
 """The layer in front, and what the two blocks add to it."""
 ROWS: list[Row] = [
@@ -115,7 +137,31 @@ ROWS: list[Row] = [
 ]
 
 
-@pytest.mark.parametrize("case", ROWS, ids=str)
+ALLOWED: list[Row] = [
+    row("EmbedLayerNormalization before a layer", embedded_alone, frozen={"normalised": 2 * WIDE}),
+    row("EmbedLayerNormalization of a tied table", embedded_tied, frozen={"normalised": 2 * WIDE, "indexed": 9}),
+    # Inexact, on request: then shapes have to fit
+    row(
+        "EmbedLayerNormalization, allowed",
+        embedded_alone,
+        WIDE,
+        inexact={"embed": ALL},
+        roles={"ln.scale:0": "scale", "ln.shift:0": "shift"},
+    ),
+    *(
+        row(
+            f"Skip{'Simplified' if simple else ''}LayerNormalization, allowed",
+            lambda n, simple=simple: blocks(n, simple=simple),  # type: ignore[misc]  # bound now
+            *(INNER, INNER, WIDE),
+            inexact={"first": ALL},
+            roles={"a.ln.scale:0": "scale", "b.ln.bias:0": "shift"} | ({} if simple else {"a.ln.shift:0": "shift"}),
+        )
+        for simple in (False, True)
+    ),
+]
+
+
+@pytest.mark.parametrize("case", [*ROWS, *ALLOWED], ids=str)
 def test_fused(case: Row) -> None:
     case.check()
 
