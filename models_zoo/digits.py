@@ -10,7 +10,7 @@ https://doi.org/10.24432/C50P49 (CC BY 4.0); these are the images that scikit-le
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -43,6 +43,11 @@ def data(split: Split) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         raise UserError(f"the digits have no split {split!r}; there are 'train' and 'held_out'")
     images = arrays[f"{split}_images"][:, None].astype(np.float32) / np.float32(16)  # stored as counts from 0 to 16
     return images, arrays[f"{split}_labels"].astype(np.int64)
+
+
+def held_out() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """The images that were held out, and their digits: `onnxprune.models_zoo.digits:held_out` as data."""
+    yield data("held_out")
 
 
 def accuracy(

@@ -21,13 +21,16 @@ from onnxprune.bench import bench
 from onnxprune.cost import cost
 from onnxprune.coupling import Coupling, Group, Reason, Slot
 from onnxprune.criteria import criterion
+from onnxprune.data import Dataset, open_data
 from onnxprune.errors import UserError, VerificationError
+from onnxprune.evaluate import Evaluation, Reference, evaluate
 from onnxprune.model import Model
 from onnxprune.normalize import normalize, restore
 from onnxprune.pipeline import Observer, PassManager, State
 from onnxprune.plan import Plan
 from onnxprune.plan_json import load as load_plan
 from onnxprune.plan_json import save as save_plan
+from onnxprune.preprocess import Preprocess
 from onnxprune.scores import score
 from onnxprune.select import select
 from onnxprune.verify import Verification, verify
@@ -35,12 +38,16 @@ from onnxprune.version import __version__
 
 __all__ = [
     "Coupling",
+    "Dataset",
+    "Evaluation",
     "Group",
     "Model",
     "Observer",
     "PassManager",
     "Plan",
+    "Preprocess",
     "Reason",
+    "Reference",
     "Slot",
     "State",
     "UserError",
@@ -52,9 +59,11 @@ __all__ = [
     "bench",
     "cost",
     "criterion",
+    "evaluate",
     "load",
     "load_plan",
     "normalize",
+    "open_data",
     "save",
     "save_plan",
     "score",

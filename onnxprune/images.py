@@ -1,0 +1,178 @@
+"""A folder of images, or a `.zip` of them, as what an image classifier takes.
+
+    root/cat/1.jpg, root/cat/more/2.jpg, root/dog/3.jpg      labels 0 0 1: the folders in order of their names
+    root/1.jpg, root/2.jpg                                   no labels
+    root/val/cat/1.jpg, root/val/dog/3.jpg                   a folder that is alone is gone into
+
+    decode -> cover (H, W): scale until both sides are filled, cut the rest off evenly -> see preprocess
+
+Only the plain formats are decoded (none that runs programs), none that is absurdly large, and an archive is read where
+it lies, so no name in it can lead anywhere. An image that cannot be read is left out, counted and named.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.arrays import spread
+from onnxprune.batches import Chunk
+from onnxprune.dims import Input
+from onnxprune.errors import UserError
+from onnxprune.form import Form
+from onnxprune.preprocess import Preprocess, decided, prepared
+
+Array = NDArray[Any]
+Parts = tuple[str, ...]
+"""The names on the way from the root to an image."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+"""Pillow's names for pixels of 8 bits; deeper ones it would clip."""
+MOST_BYTES = 1 << 28
+"""Of the file of one image; how many pixels are too many is for Pillow to say."""
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """A source of samples: images, each decoded when its turn comes."""
+
+    root: Path
+    images: tuple[Parts, ...]
+    labels: tuple[int, ...] | None
+    names: tuple[str, ...]
+    """Of the classes."""
+    x: Input
+    how: Preprocess
+    """With everything decided but the size, which may be each image's own."""
+    limit: int | None
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Images that could not be read, and why; filled on the way."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are to read."""
+        return len(self.images) if self.limit is None else min(len(self.images), self.limit)
+
+    @property
+    def classes(self) -> int:
+        """How many class folders there are, if there are any."""
+        return len(self.names)
+
+    def notes(self) -> list[str]:
+        """What to know about these images."""
+        said = []
+        if self.left_out:
+            first = "; ".join(f"{name} ({why})" for name, why in list(self.left_out.items())[:3])
+            more = ", ..." if len(self.left_out) > 3 else ""
+            said.append(f"{len(self.left_out)} of {self.samples} images cannot be read and are left out: {first}{more}")
+        if all(name.isdecimal() for name in self.names) and list(self.names) != sorted(self.names, key=int):
+            said.append("class folders are numbered in order of their names as text, 10 before 2")
+        return said
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """One image at a time."""
+        with ExitStack() as stack:
+            archive = stack.enter_context(zipfile.ZipFile(self.root)) if self.root.is_file() else None
+            for i in spread(len(self.images), self.limit):
+                name = "/".join(self.images[i])
+                try:
+                    pixels = _decoded(_bytes(self.root, archive, self.images[i]), self.how)
+                except Exception as error:  # noqa: BLE001  decoders fail in many ways, all of which mean the same here
+                    self.left_out[name] = " ".join(str(error).split())[:120] or type(error).__name__
+                    continue
+                labels = None if self.labels is None else np.array([self.labels[i]])
+                yield Chunk({self.x.name: prepared(pixels, self.how, self.x)[None]}, labels, repr(name))
+
+
+def image_files(root: Path, form: Form, how: Preprocess, limit: int | None) -> ImageFiles:
+    """The images under a root, and how they become what the model takes."""
+    _require_pillow()
+    x = form.only("a folder of images")
+    images = sorted(_zipped(root) if root.is_file() else _walked(root))
+    if not images:
+        raise UserError(f"{str(root)!r} holds no images ({', '.join(SUFFIXES)})")
+    depth = 0
+    while all(len(parts) > depth + 1 for parts in images) and len({parts[depth] for parts in images}) == 1:
+        depth += 1
+    foldered = sum(len(parts) > depth + 1 for parts in images)
+    if 0 < foldered < len(images):
+        raise UserError(
+            f"{str(root)!r} holds {len(images) - foldered} images beside folders with {foldered} more: put all of them "
+            f"into class folders, or none"
+        )
+    classes = tuple(sorted({parts[depth] for parts in images})) if foldered else ()
+    if classes and {name.lower() for name in classes} <= _SPLITS:
+        raise UserError(f"{str(root)!r} holds {' and '.join(classes)}, which are no classes: name one of these folders")
+    labels = tuple(classes.index(parts[depth]) for parts in images) if classes else None
+    return ImageFiles(root, tuple(images), labels, classes, x, decided(x, how), limit)
+
+
+def _walked(root: Path) -> Iterator[Parts]:
+    """Images in a folder; class folders may be links, what lies in them is not followed further."""
+    links = (item for item in root.iterdir() if item.is_symlink() and item.is_dir())
+    for top in (root, *links):
+        for folder, _, names in os.walk(top):
+            path = Path(folder).relative_to(root).parts
+            yield from ((*path, name) for name in names if is_image(name))
+
+
+def _zipped(path: Path) -> Iterator[Parts]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [item.filename for item in archive.infolist() if not item.is_dir()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read {str(path)!r}: {error}") from None
+    return (tuple(name.split("/")) for name in names if is_image(name.rpartition("/")[2]))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is called like an image."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")  # ._x.jpg is what macOS leaves beside x.jpg
+
+
+def _bytes(root: Path, archive: zipfile.ZipFile | None, parts: Parts) -> bytes:
+    path, name = root.joinpath(*parts), "/".join(parts)
+    if archive is None and not path.is_file():  # a pipe would never end
+        raise ValueError("no regular file")
+    size = path.stat().st_size if archive is None else archive.getinfo(name).file_size
+    if size > MOST_BYTES:
+        raise ValueError(f"{size >> 20} MiB are too many for an image")
+    return path.read_bytes() if archive is None else archive.read(name)
+
+
+def _decoded(data: bytes, how: Preprocess) -> Array:
+    """Pixels (height, width, channels) of 8 bits."""
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if image.mode not in _MODES:
+            raise ValueError(f"its pixels are {image.mode}, not 8 bits per channel")
+        if image.mode in ("P", "PA"):
+            image = image.convert("RGBA")  # straight to RGB, Pillow warns of transparency
+        image = image.convert("L" if how.color == "gray" else "RGB")
+    if how.size is not None:
+        height, width = how.size
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    return np.atleast_3d(np.asarray(image))
+
+
+def _require_pillow() -> None:
+    try:
+        import PIL.Image  # noqa: F401  to see whether it is there
+    except ImportError:
+        raise UserError("to read images, install Pillow: pip install 'onnxprune[images]'") from None
