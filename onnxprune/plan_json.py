@@ -13,19 +13,14 @@ One line per group, slot and index, in stable order, so that two plans can be co
 from __future__ import annotations
 
 import json
-import reprlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 from onnxprune.errors import UserError
-from onnxprune.kinds import is_whole
-from onnxprune.names import suggest
+from onnxprune.json_reader import check_version, fields, items, parsed, read_text, string, whole, wrong
 from onnxprune.plan import VERSION, Cut, GroupSummary, Plan, SlotRef
 from onnxprune.replacing import replacing, unwritable
-
-T = TypeVar("T")
 
 
 def to_json(plan: Plan) -> str:
@@ -85,13 +80,7 @@ def save(plan: Plan, path: str | Path) -> None:
 
 def load(path: str | Path) -> Plan:
     """Read a plan file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # some editors put a mark in front
-    except UnicodeDecodeError:
-        raise UserError(f"{str(path)!r} is not a plan: it is not UTF-8 text") from None
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        raise UserError(f"cannot read the plan {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
-    return from_json(text, source=str(path))
+    return from_json(read_text(path, "plan"), source=str(path))
 
 
 def load_cuts(path: str | Path, *, allow_inexact: bool = False) -> Plan:
@@ -110,57 +99,34 @@ def load_cuts(path: str | Path, *, allow_inexact: bool = False) -> Plan:
 
 def from_json(text: str, *, source: str = "plan") -> Plan:
     """Read the text of a plan file; `source` is how errors call it."""
-    try:
-        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RecursionError:
-        raise UserError(f"{source}: not a plan: it is nested too deeply") from None
-    except ValueError as error:
-        raise UserError(f"{source}: not valid JSON: {error}") from None
-    try:
-        return _plan(data)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
-    return found
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not a JSON value")
+    return parsed(text, source, "plan", _plan)
 
 
 def _plan(data: object) -> Plan:
-    # The version first: a newer file may well break every other expectation.
-    if isinstance(data, dict) and "version" in data and _integer(data["version"], "version") != VERSION:
-        raise UserError(f"plan format {data['version']} is unknown; this onnxprune reads format {VERSION}")
-    fields = _fields(data, "the file", ("version", "cuts"), optional=("meta", "groups"))
-    meta = fields.get("meta", {})
+    check_version(data, VERSION, "plan")
+    found = fields(data, "the file", ("version", "cuts"), optional=("meta", "groups"))
+    meta = found.get("meta", {})
     if not isinstance(meta, dict):
-        raise _wrong("meta", "an object", meta)
-    groups = tuple(_list(fields.get("groups", []), "groups", _group))
-    return Plan(tuple(_list(fields["cuts"], "cuts", _cut)), groups, meta)
+        raise wrong("meta", "an object", meta)
+    groups = tuple(items(found.get("groups", []), "groups", _group))
+    return Plan(tuple(items(found["cuts"], "cuts", _cut)), groups, meta)
 
 
 def _group(data: object, where: str) -> GroupSummary:
-    fields = _fields(data, where, ("name", "units", "removed"), optional=("inexact",))
-    units = _integer(fields["units"], f"{where}.units")
-    removed = _integer(fields["removed"], f"{where}.removed")
+    found = fields(data, where, ("name", "units", "removed"), optional=("inexact",))
+    units = whole(found["units"], f"{where}.units")
+    removed = whole(found["removed"], f"{where}.removed")
     if not 0 <= removed <= units:
         raise UserError(f"{where}: {removed} of {units} units cannot be removed")
-    inexact = tuple(_list(fields.get("inexact", []), f"{where}.inexact", _string))
-    return GroupSummary(_string(fields["name"], f"{where}.name"), units, removed, inexact)
+    inexact = tuple(items(found.get("inexact", []), f"{where}.inexact", string))
+    return GroupSummary(string(found["name"], f"{where}.name"), units, removed, inexact)
 
 
 def _cut(data: object, where: str) -> Cut:
-    fields = _fields(data, where, ("group", "index", "slots"))
-    group = _string(fields["group"], f"{where}.group")
-    index = tuple(_list(fields["index"], f"{where}.index", _integer))
-    slots = tuple(_list(fields["slots"], f"{where}.slots", _slot))
+    found = fields(data, where, ("group", "index", "slots"))
+    group = string(found["group"], f"{where}.group")
+    index = tuple(items(found["index"], f"{where}.index", whole))
+    slots = tuple(items(found["slots"], f"{where}.slots", _slot))
     try:
         return Cut(group, index, slots)
     except UserError as error:
@@ -168,42 +134,7 @@ def _cut(data: object, where: str) -> Cut:
 
 
 def _slot(data: object, where: str) -> SlotRef:
-    fields = _fields(data, where, ("tensor", "axis", "size"), optional=("role",))
-    tensor = _string(fields["tensor"], f"{where}.tensor")
-    axis, size = (_integer(fields[key], f"{where}.{key}") for key in ("axis", "size"))
-    return SlotRef(tensor, axis, size, _string(fields.get("role", ""), f"{where}.role"))
-
-
-def _fields(data: object, where: str, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise _wrong(where, "an object", data)
-    for key in data:
-        if key not in needed + optional:
-            raise UserError(f"{where}: unknown key {key!r}{suggest(key, needed + optional)}")
-    for key in needed:
-        if key not in data:
-            raise UserError(f"{where}: {key!r} is missing")
-    return data
-
-
-def _list(data: object, where: str, read: Callable[[object, str], T]) -> list[T]:
-    if not isinstance(data, list):
-        raise _wrong(where, "a list", data)
-    return [read(item, f"{where}[{number}]") for number, item in enumerate(data)]
-
-
-def _integer(data: object, where: str) -> int:
-    # an axis longer than int64 could not be indexed
-    if not isinstance(data, int) or not is_whole(data) or not -(2**63) <= data < 2**63:
-        raise _wrong(where, "a whole number", data)
-    return data
-
-
-def _string(data: object, where: str) -> str:
-    if not isinstance(data, str):
-        raise _wrong(where, "a string", data)
-    return data
-
-
-def _wrong(where: str, wanted: str, data: object) -> UserError:
-    return UserError(f"{where} must be {wanted}, not {reprlib.repr(data)}")
+    found = fields(data, where, ("tensor", "axis", "size"), optional=("role",))
+    tensor = string(found["tensor"], f"{where}.tensor")
+    axis, size = (whole(found[key], f"{where}.{key}") for key in ("axis", "size"))
+    return SlotRef(tensor, axis, size, string(found.get("role", ""), f"{where}.role"))
