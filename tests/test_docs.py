@@ -64,6 +64,7 @@ def test_python_runs(path: Path, folder: Path) -> None:
     run([path.name], folder)
 
 
+@pytest.mark.usefixtures("likes_sixteen")
 @pytest.mark.parametrize("path", WITH_COMMANDS, ids=lambda path: path.name)
 def test_commands_print_what_is_shown(path: Path, folder: Path) -> None:
     for block in blocks(path, "console"):
