@@ -6,9 +6,8 @@ different ways would not be optimised alike. Inputs are made before the clock st
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.batch_size import samples
 from onnxprune.cost import params
 from onnxprune.dims import Dims
 from onnxprune.errors import UserError
 from onnxprune.inputs import Feeds, caller, runnable_together
 from onnxprune.model import Model
-from onnxprune.names import suggest
+from onnxprune.model_files import as_files, titles_of
 from onnxprune.peak import peak_memory
+from onnxprune.providers import CPU, resolve_provider, with_cpu
 from onnxprune.regions import Region
 from onnxprune.rounds import time_rounds
 from onnxprune.runtime import check_threads
-from onnxprune.store import load, save
-
-_CPU = "CPUExecutionProvider"
+from onnxprune.store import load
+from onnxprune.verdict import Verdict, median_interval, verdict
 
 Progress = Callable[[str, float], None]
 """Called with what is being done (`load`, `time` or `memory`) and which part of that is over, 0 to 1."""
@@ -54,6 +54,17 @@ class BenchRow:
     """Bytes resident at most in a process that only opens and runs this model (see `peak`); None: not measured."""
     inputs: Mapping[str, tuple[int, ...]]
     """Shapes of the inputs it ran on."""
+    p99_ms: float
+    batch: int
+    """Samples per call: the size of the free batch dimension; 1 where there is none."""
+    throughput: float
+    """Samples per second at the median."""
+    speedup_low: float
+    """With `speedup_high` a 95 % confidence interval of the median ratio (see `verdict`); 0 below six rounds."""
+    speedup_high: float
+    """Infinite below six rounds."""
+    verdict: Verdict
+    """Against the first model, which is the reference itself."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +82,9 @@ class BenchReport:
     """Its version."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON, which has no infinity: null is an end that the interval does not have."""
+        rows = [{key: None if value == math.inf else value for key, value in asdict(row).items()} for row in self.rows]
+        return {**asdict(self), "rows": rows}
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ def bench(
     names: Sequence[str] | None = None,
     threads: int = 1,
     dims: Dims | None = None,
-    provider: str = _CPU,
+    provider: str = CPU,
     runs: int | None = None,
     warmup: int = 3,
     seconds: float = 5.0,
@@ -101,7 +113,7 @@ def bench(
     measure_memory: bool = False,
     on_progress: Progress | None = None,
 ) -> BenchReport:
-    """Time the models against each other: `runs` rounds, or as many as fit into `seconds`, but at least five."""
+    """Time the models against each other: `runs` rounds, or as many as fit into `seconds`, but at least six."""
     if not models or isinstance(models, str | Path | Model):
         raise UserError("nothing to measure: give a list of at least one model")
     if names is not None and len(names) != len(models):
@@ -111,9 +123,9 @@ def bench(
 
     provider = resolve_provider(provider)
     progress = on_progress or (lambda stage, part: None)
-    with _files(models) as paths:
+    with as_files(models) as paths:
         loaded = [load(path) for path in paths]
-        titles = list(names) if names is not None else _titles(models)
+        titles = list(names) if names is not None else titles_of(models)
         sessions = [
             _session(path, title, threads=threads, provider=provider) for path, title in zip(paths, titles, strict=True)
         ]
@@ -129,7 +141,7 @@ def bench(
             for title, path, model, arrays, session in zip(titles, paths, loaded, fed, sessions, strict=True)
         ]
         progress("load", 1.0)
-        samples = time_rounds(
+        times = time_rounds(
             [each.call for each in field],
             runs=runs,
             warmup=warmup,
@@ -140,10 +152,10 @@ def bench(
         for index, each in enumerate(field):
             peak = None
             if measure_memory:
-                peak = peak_memory(each.path, each.feeds, threads=threads, providers=_providers(provider))
+                peak = peak_memory(each.path, each.feeds, threads=threads, providers=with_cpu(provider))
                 progress("memory", (index + 1) / len(field))
-            rows.append(_row(each, samples[:, index], samples[:, 0], peak))
-    return BenchReport(tuple(rows), len(samples), threads, provider, chosen, onnxruntime.__version__)
+            rows.append(_row(each, times[:, index], None if index == 0 else times[:, 0], peak))
+    return BenchReport(tuple(rows), len(times), threads, provider, chosen, onnxruntime.__version__)
 
 
 def check_options(threads: int, warmup: int, seconds: float, runs: int | None) -> None:
@@ -151,44 +163,6 @@ def check_options(threads: int, warmup: int, seconds: float, runs: int | None) -
     check_threads(threads)
     if warmup < 0 or seconds < 0 or (runs is not None and runs < 1):
         raise UserError("warm-up and seconds cannot be negative, and there must be at least one run")
-
-
-def resolve_provider(name: str) -> str:
-    """`cuda` or `CUDAExecutionProvider`, if this onnxruntime has it."""
-    import onnxruntime
-
-    available: list[str] = onnxruntime.get_available_providers()
-    for candidate in available:
-        if name.casefold() in (candidate.casefold(), candidate.removesuffix("ExecutionProvider").casefold()):
-            return candidate
-    listed = ", ".join(available)
-    raise UserError(f"onnxruntime has no provider {name!r}{suggest(name, available)}; installed: {listed}")
-
-
-@contextmanager
-def _files(models: Sequence[str | Path | Model]) -> Iterator[list[Path]]:
-    """A file for each model, temporary ones for those in memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for index, model in enumerate(models):
-            path = Path(folder, f"{index}.onnx") if isinstance(model, Model) else Path(model)
-            if isinstance(model, Model):
-                save(model, path)
-            paths.append(path)
-        yield paths
-
-
-def _titles(models: Sequence[str | Path | Model]) -> list[str]:
-    """File names; whole paths where two files are called the same, numbers where even these are."""
-    paths = [model.path if isinstance(model, Model) else Path(model) for model in models]
-    full = [str(path) if path else "model" for path in paths]
-    numbered = [f"{name} ({index + 1})" for index, name in enumerate(full)]
-    short = [path.name if path else "model" for path in paths]
-    return next(names for names in (short, full, numbered) if len(set(names)) == len(names))
-
-
-def _providers(provider: str) -> list[str]:
-    return list(dict.fromkeys([provider, _CPU]))
 
 
 def _session(path: Path, title: str, *, threads: int, provider: str) -> Any:
@@ -201,7 +175,7 @@ def _session(path: Path, title: str, *, threads: int, provider: str) -> Any:
     # else the threads of the model that has just run go on spinning while the next one is being timed
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=_providers(provider))
+        session = onnxruntime.InferenceSession(str(path), options, providers=with_cpu(provider))
     except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
         raise UserError(f"{title}: onnxruntime does not accept the model: {_line(error)}") from None
     if session.get_providers()[0] != provider:
@@ -223,11 +197,15 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _row(each: _Contestant, own: NDArray[np.float64], first: NDArray[np.float64], peak: int | None) -> BenchRow:
-    low, middle, high = (float(x) for x in np.percentile(own * 1e3, (10, 50, 90)))
-    slow, typical, fast = (float(x) for x in np.percentile(first / own, (10, 50, 90)))
+def _row(each: _Contestant, own: NDArray[np.float64], first: NDArray[np.float64] | None, peak: int | None) -> BenchRow:
+    """`first`: the times of the reference; None for the reference itself."""
+    low, middle, high, highest = (float(x) for x in np.percentile(own * 1e3, (10, 50, 90, 99)))
+    ratios = np.ones(len(own)) if first is None else first / own
+    slow, typical, fast = (float(x) for x in np.percentile(ratios, (10, 50, 90)))
+    least, most = (1.0, 1.0) if first is None else median_interval(ratios)
     sources = (weight.source for weight in each.model.weights.values())
     files = {each.path.absolute(), *(source.file.path for source in sources if isinstance(source, Region))}
+    batch = samples(each.model, each.feeds)
     return BenchRow(
         name=each.name,
         median_ms=middle,
@@ -240,4 +218,10 @@ def _row(each: _Contestant, own: NDArray[np.float64], first: NDArray[np.float64]
         file_bytes=sum(file.stat().st_size for file in files),
         peak_memory=peak,
         inputs={name: tuple(array.shape) for name, array in each.feeds.items()},
+        p99_ms=highest,
+        batch=batch,
+        throughput=batch / middle * 1e3,
+        speedup_low=least,
+        speedup_high=most,
+        verdict="reference" if first is None else verdict(least, most),
     )

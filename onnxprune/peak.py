@@ -4,11 +4,14 @@ The process imports NumPy and onnxruntime, opens the model and runs it twice; th
 resident at any moment, the interpreter and both libraries included (about 60 MB). On Linux that is VmHWM, not
 `ru_maxrss`: a child's `ru_maxrss` starts at the size of the process that started it, so every model would seem at least
 as big as the one who asks.
+
+The same process shows whether a model runs at all: where onnxruntime crashes, it ends and not we.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -60,9 +63,30 @@ except (OSError, StopIteration):
 print(peak)
 """
 
+_PREFIX = re.compile(r"^[\w.]+: \[ONNXRuntimeError\] : \d+ : \w+ : ")
+"""What every error of onnxruntime begins with."""
+
 
 def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]], *, threads: int, providers: list[str]) -> int | None:
     """In bytes; None on a system that does not say."""
+    done = _alone(path, feeds, threads, providers)
+    if done.returncode != 0:
+        raise UserError(f"{str(path)!r}: the process that measures memory failed: {_cause(done)}")
+    return int(done.stdout.split()[-1]) or None
+
+
+def check_runs(path: Path, feeds: Mapping[str, NDArray[Any]], *, threads: int, providers: list[str]) -> None:
+    """Refuse a model that onnxruntime cannot run, even one at which it crashes."""
+    done = _alone(path, feeds, threads, providers)
+    if done.returncode < 0:
+        raise UserError("onnxruntime crashes on it")
+    if done.returncode != 0:
+        raise UserError(f"onnxruntime cannot run it: {_cause(done).replace(f'Load model from {path} failed:', '')}")
+
+
+def _alone(
+    path: Path, feeds: Mapping[str, NDArray[Any]], threads: int, providers: list[str]
+) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
         arrays, inputs = {}, {}
         for index, (name, array) in enumerate(feeds.items()):
@@ -73,11 +97,14 @@ def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]], *, threads: int, 
         job = {"model": str(path), "feeds": str(stored), "inputs": inputs, "threads": threads, "providers": providers}
         # -P: a file called numpy.py in the current folder must not be imported
         command = [sys.executable, "-P", "-c", _CHILD, json.dumps(job)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        cause = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
-        raise UserError(f"{str(path)!r}: the process that measures memory failed: {cause}")
-    return int(done.stdout.split()[-1]) or None
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _cause(done: subprocess.CompletedProcess[str]) -> str:
+    """What stands behind the last frame of the traceback; a crash leaves none."""
+    _, frame, end = done.stderr.rstrip().rpartition("\n  File ")
+    lines = [line.strip() for line in end.splitlines()[bool(frame) :] if not line.startswith("    ")]  # no code
+    return _PREFIX.sub("", " ".join(lines))[:300] or f"its process ended with code {done.returncode}"
 
 
 def _storable(array: NDArray[Any]) -> tuple[NDArray[Any], int]:

@@ -256,7 +256,7 @@ def test_accuracy_is_in_the_table(run: Run) -> None:
 
 
 def row(name: str, ms: float, speedup: float, low: float, high: float) -> BenchRow:
-    return BenchRow(name, ms, ms, ms, speedup, low, high, 1, 1, None, {})
+    return BenchRow(name, ms, ms, ms, speedup, low, high, 1, 1, None, {}, ms, 1, 1e3 / ms, low, high, "faster")
 
 
 @pytest.mark.parametrize(
