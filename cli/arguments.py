@@ -9,13 +9,15 @@ import argparse
 import textwrap
 from collections.abc import Callable
 from difflib import SequenceMatcher
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from onnxprune.analyze import ATTENTION
 from onnxprune.errors import UserError
 from onnxprune.names import suggest
 from onnxprune.runtime import MOST_THREADS
 from onnxprune.verify import MODES
+
+T = TypeVar("T")
 
 Commands = Any
 """What argparse's `add_subparsers` returns; its type is private."""
@@ -131,7 +133,7 @@ def add_threads(parser: Parser) -> None:
     parser.add_argument(
         "--threads",
         metavar="N",
-        type=_threads,
+        type=threads,
         default=1,
         help="threads of onnxruntime; 0: as many as it likes (default: 1)",
     )
@@ -162,7 +164,8 @@ def file_name(text: str) -> str:
     return text
 
 
-def _threads(text: str) -> int:
+def threads(text: str) -> int:
+    """A number of threads, 0 for as many as onnxruntime likes."""
     found = whole(text)
     if found > MOST_THREADS:
         raise argparse.ArgumentTypeError(f"at most {MOST_THREADS} threads are possible")
@@ -181,3 +184,12 @@ def positive(text: str) -> int:
     if whole(text) < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return int(text)
+
+
+def listed(each: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """`1,8`: the type of an option that takes several values, or one."""
+
+    def parse(text: str) -> list[T]:
+        return [each(word.strip()) for word in text.split(",")]
+
+    return parse

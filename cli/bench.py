@@ -1,29 +1,41 @@
-"""`onnxprune bench`: models timed against each other, round by round."""
+"""`onnxprune bench`: models timed against each other, round by round, in one setting or in many."""
 
 from __future__ import annotations
 
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-import onnxprune
-from onnxprune import store
-from onnxprune.bench import BenchReport
-from onnxprune.cli.arguments import Commands, add_dims, add_threads, command, file_name, finished, positive
-from onnxprune.cli.figures import bindings, count, milliseconds, plural, size
+from onnxprune import plot, store
+from onnxprune.cli import timings
+from onnxprune.cli.arguments import Commands, add_dims, command, file_name, finished, listed, positive, threads
+from onnxprune.cli.files import distinct
 from onnxprune.cli.progress import Activity
-from onnxprune.cli.tables import Column, Grid, Part
-from onnxprune.cli.talk import Talk
-from onnxprune.dims import candidates, inputs_of, kind_of, parse_dims
-from onnxprune.errors import UserError
-from onnxprune.model import Model
+from onnxprune.cli.talk import Talk, json_text
+from onnxprune.dims import parse_dims
+from onnxprune.replacing import check_writable, write_text
+from onnxprune.store import check_apart
+from onnxprune.sweep import Sweep, sweep
+from onnxprune.variants import PLAIN
 
 _EXAMPLES = """\
 examples:
   onnxprune bench model.onnx small.onnx           the second against the first
   onnxprune bench a.onnx b.onnx c.onnx --batch 8 --threads 4 --memory
+  onnxprune bench a.onnx b.onnx --batch 1,8 --threads 1,2 --plot speed.svg
+  onnxprune bench a.onnx --variants fp32,fp16,int8 --provider all
+
+Several batch sizes, thread counts or providers: every combination of them is
+measured on its own. fp16 and int8 are made by onnxruntime's tools, int8 without
+calibration data: they show how fast a format is, and say nothing of accuracy.
 """
 
-_DOING = {"load": "opening the models", "time": "measuring latency", "memory": "measuring memory"}
+_DOING = {
+    "load": "opening the models",
+    "rehearse": "trying everything once",
+    "time": "measuring latency",
+    "memory": "measuring memory",
+}
 
 
 def add(commands: Commands) -> None:
@@ -43,21 +55,47 @@ def add(commands: Commands) -> None:
         type=file_name,
         help="ONNX file; the first is what the others are held against",
     )
-    add_threads(parser)
-    parser.add_argument("--batch", metavar="N", type=positive, help="size of every free batch dimension (default: 1)")
+    several = parser.add_argument_group("settings, each combination of which is measured")
+    several.add_argument(
+        "--threads",
+        metavar="N[,N]",
+        type=listed(threads),
+        default=[1],
+        help="threads of onnxruntime; 0: as many as it likes (default: 1)",
+    )
+    several.add_argument(
+        "--batch", metavar="N[,N]", type=listed(positive), help="size of every free batch dimension (default: 1)"
+    )
+    several.add_argument(
+        "--provider",
+        metavar="P[,P]",
+        type=listed(str),
+        default=["cpu"],
+        help="of onnxruntime, such as cuda, tensorrt, openvino, coreml or dml; all: every one that is installed "
+        "(default: cpu)",
+    )
+    parser.add_argument(
+        "--variants",
+        metavar="V[,V]",
+        type=listed(str),
+        default=[PLAIN],
+        help="of each model: fp32, the file as it is, fp16 and int8 (default: fp32)",
+    )
     add_dims(parser)
-    parser.add_argument("--provider", metavar="P", default="cpu", help="of onnxruntime, such as cuda (default: cpu)")
     parser.add_argument("--runs", metavar="N", type=positive, help="rounds (default: what fits into the time)")
     parser.add_argument(
-        "--seconds", metavar="S", type=_seconds, default=5.0, help="time for all rounds together (default: 5)"
+        "--seconds", metavar="S", type=_seconds, default=5.0, help="time for all rounds of a setting (default: 5)"
     )
     parser.add_argument("--memory", action="store_true", help="also measure peak memory, each model in its own process")
+    parser.add_argument("--save", metavar="FILE", type=file_name, help="also write the result as JSON")
+    parser.add_argument("--plot", metavar="FILE", type=file_name, help="draw it, as .svg, .png or .pdf")
     finished(parser, run)
 
 
 def run(args: Namespace) -> int:
     """The command."""
     talk = Talk.of(args)
+    outputs = [Path(name) for name in (args.save, args.plot) if name is not None]
     with Activity(talk) as activity:
 
         def progress(stage: str, part: float) -> None:
@@ -66,35 +104,42 @@ def run(args: Namespace) -> int:
 
         activity.step(_DOING["load"])
         models = [store.load(path) for path in args.models]
-        dims = parse_dims(args.dim, *models) if args.dim else {}
-        if args.batch is not None:
-            dims |= _batch(models, dims, args.batch)
-        report = onnxprune.bench(
+        distinct(outputs)
+        for file in outputs:
+            check_writable(file)
+            for model in models:
+                check_apart(model, [file])
+        if args.plot is not None:
+            plot.check(Path(args.plot))
+        found = sweep(
             args.models,
+            batches=args.batch or [None],
             threads=args.threads,
-            dims=dims,
-            provider=args.provider,
+            providers=args.provider,
+            variants=args.variants,
+            dims=parse_dims(args.dim, *models) if args.dim else {},
             runs=args.runs,
             seconds=args.seconds,
             measure_memory=args.memory,
             on_progress=progress,
         )
-    talk.result({"command": "bench", **report.to_dict()}, _parts(report, talk))
+    document = {"command": "bench", **_document(found)}
+    if args.save is not None:
+        write_text(Path(args.save), json_text(document))
+    if args.plot is not None:
+        plot.write(found, Path(args.plot))
+    for file in outputs:
+        talk.note(f"wrote {file}")
+    advice = f"--runs {4 * args.runs}" if args.runs else f"--seconds {4 * args.seconds:g}"
+    talk.result(document, timings.parts(found, advice, verbose=talk.verbose), wrote=outputs)
     return 0
 
 
-def _batch(models: Sequence[Model], dims: dict[str, int], batch: int) -> dict[str, int]:
-    """The batch size bound to every free dimension that is a batch."""
-    inputs = [x for model in models for x in inputs_of(model, dims)]
-    free, unbound = (candidates(inputs, given, batch=batch)[0] for given in (dims, {}))
-    keys = [key for key in free if kind_of(inputs, key) == "batch"]
-    for key in keys:
-        if free[key] != batch == unbound[key]:
-            raise UserError(f"--batch {batch} contradicts --dim, which makes {key!r} {free[key]}")
-    if not keys and batch != 1:
-        listed = f"the free dimensions are {', '.join(free)}, use --dim" if free else "all inputs are of fixed size"
-        raise UserError(f"--batch {batch}: no input has a free batch dimension; {listed}")
-    return {key: batch for key in keys if key not in dims}
+def _document(found: Sweep) -> dict[str, Any]:
+    """One setting is the document; of several, each is an entry of it."""
+    whole = found.to_dict()
+    settings = whole.pop("settings")
+    return {**(settings[0] if len(settings) == 1 else {"settings": settings}), **whole}
 
 
 def _seconds(text: str) -> float:
@@ -105,28 +150,3 @@ def _seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise ArgumentTypeError(f"{text!r} is not a time in seconds")
     return value
-
-
-def _parts(report: BenchReport, talk: Talk) -> list[Part]:
-    memory = any(row.peak_memory for row in report.rows)
-    columns = [Column("Model", name=True), Column("Median"), Column("10% to 90%"), Column("Speed-up")]
-    columns += [Column("Params"), Column("File"), *([Column("Memory")] if memory else [])]
-    rows = []
-    for index, row in enumerate(report.rows):
-        spread = f"{row.p10_ms:.3g} to {row.p90_ms:.3g}"
-        speedup = f"{row.speedup:.2f}x" if index else ""
-        cells = [row.name, milliseconds(row.median_ms), spread, speedup, count(row.params), size(row.file_bytes)]
-        rows.append([*cells, *([size(row.peak_memory or 0)] if memory else [])])
-    parts: list[Part] = [Grid(columns, rows), "", _how(report)]
-    if talk.verbose:
-        for row in report.rows:
-            shapes = ", ".join(f"{name} {list(shape)}" for name, shape in row.inputs.items())
-            parts.append(f"{row.name}: speed-up {row.speedup_p10:.2f}x to {row.speedup_p90:.2f}x; inputs {shapes}")
-    return parts
-
-
-def _how(report: BenchReport) -> str:
-    threads = plural(report.threads, "thread") if report.threads else "as many threads as onnxruntime likes"
-    at = f", {bindings(report.dims)}" if report.dims else ""
-    provider = report.provider.removesuffix("ExecutionProvider")
-    return f"{plural(report.rounds, 'round')} in turn, {threads}, {provider}, onnxruntime {report.onnxruntime}{at}."

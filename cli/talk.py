@@ -44,10 +44,15 @@ class Talk:
         """What was asked for: a document for programs, or tables and lines for people. `wrote`: files that are safe."""
         with stdout(wrote):
             if self.json:
-                text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+                text = json_text(document)
             else:
                 text = rendered(parts)  # rich touches the stream as well
             _write(sys.stdout, text)
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    """As it is printed, and written to files."""
+    return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 class Unheard(UserError):
