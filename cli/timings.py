@@ -65,7 +65,7 @@ def _times(found: Measured) -> Grid:
             row.name,
             milliseconds(row.median_ms),
             *(milliseconds(value).removesuffix(" ms") for value in (row.p10_ms, row.p90_ms, row.p99_ms)),
-            count(row.throughput),
+            count(row.throughput) if row.throughput >= 100 else f"{row.throughput:.3g}",
             count(row.params),
             size(row.file_bytes),
             *([size(row.peak_memory or 0)] if memory else []),

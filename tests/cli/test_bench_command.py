@@ -133,6 +133,11 @@ def test_verdicts_and_what_to_do(run: Run, model: Path, small: Path, steady: np.
     assert [(row["speedup_low"], row["speedup_high"]) for row in rows[:2]] == [(1.0, 1.0), (2.0, 2.0)]
 
 
+def test_few_samples_per_second_are_not_none(run: Run, model: Path, steady: np.ndarray[Any, Any]) -> None:
+    steady[:] = 3.0
+    assert run("bench", model).out.splitlines()[2].split()[6] == "0.333"
+
+
 def test_several_settings(run: Run, model: Path, small: Path, steady: np.ndarray[Any, Any]) -> None:
     words = ["bench", "net.onnx", "small.onnx", "--batch", "1,4", "--threads", "1,2"]
     out = run(*words).out
