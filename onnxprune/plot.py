@@ -5,45 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxprune.errors import UserError
+from onnxprune.drawing import check, save
 from onnxprune.providers import short
-from onnxprune.replacing import replacing, unwritable
 from onnxprune.sweep import Setting, Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DATED = {".svg": "Date", ".png": None, ".pdf": "CreationDate"}
-"""The formats, and where they would say when they were made: the same figures shall give the same file."""
+__all__ = ["check", "figure", "write"]
+
 _WIDE = 20.0
 """Times that differ by more than this factor need a logarithmic axis."""
 _GROUP = 0.7
 """Width of what belongs to one setting; the next one is 1 away."""
 
 
-def check(path: Path) -> None:
-    """Refuse what could not be drawn later."""
-    if path.suffix.lower() not in _DATED:
-        raise UserError(f"cannot draw {str(path)!r}: the name must end in {', '.join(_DATED)}")
-    try:
-        import matplotlib.figure  # noqa: F401  only whether it is there
-    except ImportError:
-        raise UserError("drawing needs matplotlib: pip install 'onnxprune[report]'") from None
-
-
 def write(found: Sweep, path: Path) -> None:
     """Draw into a file, which appears whole or not at all."""
     check(path)
-    import matplotlib as mpl
-
-    kind = path.suffix.lower()
-    dated = _DATED[kind]
-    try:
-        with replacing([path]) as (file,), mpl.rc_context({"svg.hashsalt": "onnxprune"}):
-            figure(found).savefig(file, format=kind[1:], metadata={dated: None} if dated else None)
-    except OSError as error:
-        raise unwritable(path, error) from None
+    save(figure(found), path)
 
 
 def figure(found: Sweep) -> Figure:
