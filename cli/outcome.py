@@ -66,8 +66,8 @@ class Outcome:
         row = self.pruned
         if row is None or row.speedup >= 1:
             return []
-        block = self.plan.meta.get("round_to")
-        advice = "; widths in multiples of 8 or 16 are often faster, try --round-to 8" if block in (None, 1) else ""
+        aligned = self.plan.meta.get("round_to") == "auto"
+        advice = "" if aligned else "; widths that suit the machine are often faster, try --round-to auto"
         by = f"{1 / row.speedup:.2f} times as long as the original"
         if row.speedup_p90 >= 1:
             return [f"the pruned model is no faster than the original: it takes {by}, within the noise{advice}"]

@@ -22,7 +22,7 @@ from onnxprune.cli.talk import Talk
 from onnxprune.cost import cost
 from onnxprune.coupling import Reason
 from onnxprune.errors import UserError
-from onnxprune.passes import Apply, Bench, Normalize, Save, Select, Verify
+from onnxprune.passes import Apply, Bench, Normalize, Save, Select, Steps, Verify
 from onnxprune.pipeline import Observer, Pass, PassManager, State, Timings
 from onnxprune.replacing import check_writable
 from onnxprune.store import check_apart, check_target, data_file
@@ -40,6 +40,17 @@ class PlanFile(Observer):
     def before(self, step: Pass, state: State) -> None:
         if isinstance(step, Save) and state.plan is not None:
             self.pending.enter_context(plan_json.saving(state.plan, self.path))
+
+
+class Notes(Observer):
+    """Collects what passes have to say, since later ones forget it."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def after(self, step: Pass, state: State, seconds: float) -> None:
+        if "plan" in step.gives:
+            self.found += [note for note in state.notes if note not in self.found]
 
 
 class Skipped(Observer):
@@ -84,12 +95,12 @@ def job(args: Namespace, *, plan: str | None = None, given: Sequence[Path] = ())
 
 def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk) -> Outcome:
     """Run the whole pipeline, `makers` being the passes that lead to the plan."""
-    timings, skipped = Timings(), Skipped()
+    timings, skipped, notes = Timings(), Skipped(), Notes()
     with Activity(talk) as activity:
         activity.step("reading")
         source = opened(job.model, args.dim)
         check_target(source.model, job.output)
-        observers: list[Observer] = [Narrator(activity, talk), timings, skipped]
+        observers: list[Observer] = [Narrator(activity, talk), timings, skipped, notes]
         with ExitStack() as pending:
             if job.plan is not None:
                 check_apart(source.model, [job.plan])
@@ -99,7 +110,7 @@ def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk) -> Ou
         found = _outcome(job, args, source, state)
     for reason in dict.fromkeys(reason.sentence for reason in skipped.reasons.values()):
         talk.note(f"left whole: {reason}")
-    for note in found.verification.notes:
+    for note in (*notes.found, *found.verification.notes):
         talk.note(f"note: {note}")
     talk.detail(f"{'in all':<10} {sum(seconds for _, seconds in timings.seconds):7.3f} s")
     for file in found.files:
@@ -108,14 +119,23 @@ def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk) -> Ou
 
 
 def _passes(job: Job, makers: Sequence[Pass], args: Namespace, source: Source) -> list[Pass]:
-    bound = [replace(step, dims=source.dims) if isinstance(step, Select) else step for step in makers]
-    passes: list[Pass] = [Normalize(), *bound, Apply()]
+    # one digit takes microseconds, which is all noise
+    timed = source.dims or ({"batch": 64} if job.embedded else {})
+    passes: list[Pass] = [Normalize(), *(_sized(step, source, timed) for step in makers), Apply()]
     passes.append(Verify(mode=args.verify, dims=source.dims, threads=args.threads))
     if args.verify == "numeric" and not args.no_bench:
-        # one digit takes microseconds, which is all noise
-        dims = source.dims or ({"batch": 64} if job.embedded else {})
-        passes.append(Bench(threads=args.threads, dims=dims, seconds=BENCH_SECONDS))
+        passes.append(Bench(threads=args.threads, dims=timed, seconds=BENCH_SECONDS))
     return [*passes, Save(job.output)]
+
+
+def _sized(step: Pass, source: Source, timed: Mapping[str, int]) -> Pass:
+    """The pass, told the sizes of free dimensions."""
+    if isinstance(step, Select):
+        return replace(step, dims=source.dims, timed_dims=timed)
+    if isinstance(step, Steps):
+        select = replace(step.select, dims=source.dims, timed_dims=timed)
+        return replace(step, select=select, verify=replace(step.verify, dims=source.dims))
+    return step
 
 
 def _outcome(job: Job, args: Namespace, source: Source, state: State) -> Outcome:

@@ -33,6 +33,7 @@ DOING = {
     "Analyze": "analysing",
     "Score": "scoring the channels",
     "Select": "selecting what goes",
+    "Steps": "pruning step by step",
     "LoadPlan": "reading the plan",
     "Apply": "cutting",
     "Verify": "verifying against the masked original",

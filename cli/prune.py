@@ -24,7 +24,7 @@ from onnxprune.passes import Analyze
 _EXAMPLES = """\
 examples:
   onnxprune prune --ratio 0.3 --criterion fpgm    on the small network shipped
-  onnxprune prune model.onnx -o small.onnx --ratio 0.5 --round-to 8
+  onnxprune prune model.onnx -o small.onnx --ratio 0.5 --round-to 16
   onnxprune prune model.onnx --exclude 'head.*' --plan plan.json
 """
 
@@ -63,7 +63,8 @@ def run(args: Namespace) -> int:
     todo = job(args, plan=args.plan)
     if todo.embedded:
         talk.note("no model named: pruning the digits network that is shipped")
-    found = produce(todo, [Analyze(args.allow_inexact, args.attention), chosen.score, chosen.select], args, talk)
+    analyze = Analyze(args.allow_inexact, args.attention)
+    found = produce(todo, [analyze, *chosen.makers(args.verify, args.threads)], args, talk)
     parts = before_after.parts(found, verbose=talk.verbose)
     talk.result({"command": "prune", **outcome.document(found)}, parts, wrote=found.files)
     return 0

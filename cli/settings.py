@@ -11,18 +11,34 @@ from typing import Any
 
 from onnxprune import template
 from onnxprune.cli.arguments import Parser, file_name, positive, whole
+from onnxprune.costs import COSTS
 from onnxprune.criteria import CRITERIA
-from onnxprune.passes import Score, Select
+from onnxprune.errors import UserError
+from onnxprune.passes import Score, Select, Steps, Verify
+from onnxprune.pipeline import Pass
+from onnxprune.schedule import SCHEDULES
+from onnxprune.schedule import check_options as check_steps
 from onnxprune.scores import NORMALIZERS, REDUCERS
 from onnxprune.select import SCOPES
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The two passes with everything decided."""
+    """The passes with everything decided."""
 
     score: Score
     select: Select
+    steps: int
+    schedule: str
+    folder: str | None
+    """For the steps' plans."""
+
+    def makers(self, verify: str, threads: int) -> list[Pass]:
+        """The passes that lead to the plan."""
+        if self.steps == 1:
+            return [self.score, self.select]
+        check = Verify(mode=verify, threads=threads)
+        return [Steps(self.score, self.select, check, self.steps, self.schedule, self.folder)]
 
 
 def add(parser: Parser) -> None:
@@ -51,15 +67,35 @@ def add(parser: Parser) -> None:
     group.add_argument(
         "--round-to",
         metavar="N",
-        type=positive,
-        help="keep a multiple of N channels, as fast kernels like (default: 1)",
+        type=_block,
+        help="keep a multiple of N channels; auto: what this machine was measured to like (default); 1: any number",
     )
     group.add_argument(
         "--min-keep", metavar="F", type=float, help="fraction of each group that always stays (default: 0.1)"
     )
     group.add_argument("--seed", metavar="N", type=whole, help="for the criterion random (default: 0)")
     group.add_argument("--reduce", choices=REDUCERS, help="over the members of a group (default: mean)")
-    group.add_argument("--normalize", choices=NORMALIZERS, help="within members and groups (default: mean)")
+    group.add_argument(
+        "--normalize",
+        choices=(*NORMALIZERS, *COSTS),
+        help="how scores of different groups compare: by their mean (default), sum, max, as gaussian or as they are "
+        "(none); or importance per macs, activation, params or latency, one ranking over all groups",
+    )
+    steps = parser.add_argument_group("in several steps, the scores taken again on what the last one left")
+    steps.add_argument("--steps", metavar="N", type=positive, help="how many (default: 1)")
+    steps.add_argument(
+        "--schedule",
+        choices=tuple(SCHEDULES),
+        help="linear: the same amount each time (default); exponential: the same share of what is left; cubic: much at "
+        "first, little at the end",
+    )
+    steps.add_argument(
+        "--run",
+        metavar="DIR",
+        type=file_name,
+        dest="folder",
+        help="keep every step's plan there; a stopped run goes on",
+    )
     which = parser.add_argument_group("which groups (repeatable; see `onnxprune analyze` for the names)")
     for name, meaning in (("include", "only"), ("exclude", "not")):
         which.add_argument(
@@ -81,21 +117,32 @@ def add(parser: Parser) -> None:
     )
 
 
+def _block(text: str) -> int | str:
+    return "auto" if text == "auto" else positive(text)
+
+
 def decided(args: Namespace) -> Settings:
     """Put together and checked: a mistake must not wait for the model to be read."""
     file = template.read(args.config) if args.config else template.Template()
-    score = Score(**_given(Score, args, file))
-    select = Select(**_given(Select, args, file), ratios=file.ratios)
+    given = _given(Score, args, file)
+    per = given.pop("normalize") if given.get("normalize") in COSTS else "none"
+    score = Score(**given)
+    select = Select(**_given(Select, args, file), per=per, ratios=file.ratios)
     if select.targets and args.ratio is not None:
         select = replace(select, targets=(*select.targets, f"ratio={args.ratio}"))
     score.check()
     select.check()
-    return Settings(score, select)
+    steps = args.steps if args.steps is not None else file.steps or 1
+    schedule = args.schedule or file.schedule or "linear"
+    check_steps(steps, schedule)
+    if args.folder is not None and steps == 1:
+        raise UserError("--run keeps the plans of --steps; ask for at least two steps")
+    return Settings(score, select, steps, schedule, args.folder)
 
 
 def _given(step: type[Any], args: Namespace, file: template.Template) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in (item.name for item in fields(step) if item.name not in ("ratios", "dims")):
+    for name in (item.name for item in fields(step) if item.name not in ("ratios", "dims", "timed_dims", "per")):
         value = getattr(args, name)
         value = getattr(file, name, None) if value is None else value
         if value is not None:

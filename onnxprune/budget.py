@@ -1,7 +1,8 @@
 """Selection under targets: the shortest prefix of one ranking after which every target holds.
 
 All units that may go are put in one order: by rank within their group (`local`), by score over all groups (`global`) or
-within each set of alike groups (`isomorphic`). Cutting a longer prefix never costs more, so the shortest one that holds
+within each set of alike groups (`isomorphic`); or, where a cost is given, by score per cost saved (see `knapsack`).
+Cutting a longer prefix never costs more, so the shortest one that holds
 the targets is found by halving. What can be counted is counted (`meter`); time is measured on the model that a prefix
 gives (`clock`), and of the prefixes tried the slowest that is fast enough is taken.
 """
@@ -15,13 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.alignment import Alignment
 from onnxprune.coupling import Coupling, Group, Indices
-from onnxprune.errors import UserError
+from onnxprune.errors import NothingToCut, UserError
+from onnxprune.knapsack import by_gain
 from onnxprune.meter import Meter, Usage
 from onnxprune.plan import Plan
 from onnxprune.scores import Scores
-from onnxprune.select import Field, check_options, competitors, field_of, plan_of
+from onnxprune.select import Field, check_options, competitors, field_of, plan_of, said
 from onnxprune.targets import Target, parse
+from onnxprune.terms import Terms
 
 Clock = Callable[[Plan], float]
 """Milliseconds of the pruned model as a fraction of the original's, measured side by side."""
@@ -57,8 +61,10 @@ def select_within(
     *,
     clock: Clock | None = None,
     original_ms: float = 0.0,
+    per: Terms | None = None,
+    per_what: str = "none",
     scope: str = "local",
-    round_to: int = 1,
+    round_to: int | Alignment = 1,
     min_keep: float = 0.1,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -66,11 +72,14 @@ def select_within(
     exclude_ops: Sequence[str] = (),
     ratios: Mapping[str, float] | None = None,
 ) -> Plan:
-    """The plan that cuts least and holds all targets. A latency target needs a `clock`."""
+    """The plan that cuts least and holds all targets. A latency target needs a `clock`.
+
+    With a cost in `per`, what saves most of it for the importance that it loses goes first, whatever the `scope`.
+    """
     check_options(0.5, scope, round_to, min_keep)
     wanted = {t.kind: t for t in parse([t.text if isinstance(t, Target) else t for t in targets])}
     found = field_of(coupling, scores, round_to, min_keep, include, exclude, include_ops, exclude_ops, ratios)
-    order = _ordered(found, scores, scope)
+    order = _ordered(found, scores, scope) if per is None else _gainful(found, scores, per)
     before = meter.usage({})
     ratio = wanted.pop("ratio", None)
     latency = wanted.pop("latency", None)
@@ -81,7 +90,7 @@ def select_within(
         if least > length:
             length, bound = least, target.kind
     options: dict[str, Any] = {"targets": [t.text for t in (ratio, *wanted.values(), latency) if t is not None]}
-    options |= {"scope": scope, "round_to": round_to, "min_keep": min_keep}
+    options |= {"scope": scope if per is None else "global", "per": per_what, **said(round_to), "min_keep": min_keep}
     options |= {"include": list(include), "exclude": list(exclude)}
     options |= {"include_ops": list(include_ops), "exclude_ops": list(exclude_ops), "ratios": dict(ratios or {})}
 
@@ -92,12 +101,12 @@ def select_within(
         if clock is None:
             raise UserError(f"target {latency.text!r} needs measurements; use the command line or the Select pass")
         limit = latency.value / original_ms if latency.absolute else latency.value
-        fast = _fast_enough(order, length, lambda n: clock(plan(n)), limit, latency)
+        fast = _fast_enough(order, length, lambda n: clock(plan(n)), limit, latency, meter)
         if fast > length:
             length, bound = fast, "latency"
     counts = order.counts(length)
     if not any(counts.values()):
-        raise UserError("nothing would be cut: the model holds all targets as it is")
+        raise NothingToCut("nothing would be cut: the model holds all targets as it is")
     options["bound_by"] = bound
     return plan(length)
 
@@ -120,6 +129,11 @@ def _ordered(found: Field, scores: Scores, scope: str) -> _Order:
         owners.append(who)
     key, owner = np.concatenate([*keys, np.zeros(0)]), np.concatenate([*owners, np.zeros(0, np.int64)])
     return _Order(found, owner[np.argsort(key, kind="stable")], given)
+
+
+def _gainful(found: Field, scores: Scores, per: Terms) -> _Order:
+    given = {g.name: round(found.own[g.name] * g.size) for g in found.groups if g.name in found.own}
+    return _Order(found, by_gain(found, scores, per, given), given)
 
 
 def _ranked(
@@ -169,24 +183,37 @@ def _holders(order: _Order, meter: Meter, target: Target, least: float) -> str:
     return f" (held most by {', '.join(top)})" if top else ""
 
 
-def _fast_enough(order: _Order, start: int, measure: Callable[[int], float], limit: float, target: Target) -> int:
-    """The shortest prefix found whose model is fast enough. Time is noisy, not monotone: what is kept was measured."""
-    low, high = start, order.owner.size
-    if start and measure(start) <= limit:
-        return start
-    time = measure(high)
-    if time > limit:
+def _fast_enough(
+    order: _Order, start: int, measure: Callable[[int], float], limit: float, target: Target, meter: Meter
+) -> int:
+    """The shortest prefix found whose model is fast enough. Time is noisy, not monotone: what is kept was measured.
+
+    Between a prefix that is too slow and one that is fast enough, the next one tried is where a straight line between
+    them meets the limit, kept off both ends so that a bent curve cannot stall it.
+    """
+    low, slow = start, 1.0
+    high = order.owner.size
+    if start:
+        slow = measure(start)
+        if slow <= limit:
+            return start
+    fast = measure(high)
+    if fast > limit:
+        work = parse(["macs=0.5"])[0]
+        least = _amount(meter.usage(order.counts(high)), work)
         raise UserError(
-            f"target {target.text!r} cannot be reached: cut as far as min_keep allows, the model takes {time:.2f} of "
-            "the original's time; lower min_keep, or try --round-to 8 or 16"
+            f"target {target.text!r} cannot be reached: cut as far as min_keep allows, the model takes {fast:.2f} of "
+            f"the original's time{_holders(order, meter, work, least)}; lower min_keep, or take the target back"
         )
+    aim = limit * (1 - CLOSE / 2)
     for _ in range(TRIES):
-        if high - low <= 1 or time > limit * (1 - CLOSE):
+        if high - low <= 1 or fast > limit * (1 - CLOSE):
             break
-        middle = (low + high) // 2
+        part = min(max((slow - aim) / max(slow - fast, 1e-9), 0.1), 0.9)
+        middle = min(max(low + round(part * (high - low)), low + 1), high - 1)
         seen = measure(middle)
         if seen <= limit:
-            high, time = middle, seen
+            high, fast = middle, seen
         else:
-            low = middle
+            low, slow = middle, seen
     return high

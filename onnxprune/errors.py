@@ -13,6 +13,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class NothingToCut(UserError):
+    """What was asked for holds already, or the blocks and floors leave everything whole."""
+
+
 class VerificationError(UserError):
     """A pruned model did not pass its check; nothing was written."""
 

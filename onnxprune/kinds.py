@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
 
-def is_whole(value: object) -> bool:
+
+def is_whole(value: object) -> TypeGuard[int]:
     """A whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -40,6 +40,7 @@ class Meter:
 
     def __init__(self, model: Model, coupling: Coupling, dims: Dims | None = None) -> None:
         self.shapes, self.dims = concrete(model, dims)
+        self._sizes = {group.name: group.size for group in coupling.groups}
         self._per_unit: dict[str, list[tuple[int, str, float]]] = {}
         for group in coupling.groups:
             for slot in group.slots:
@@ -68,6 +69,10 @@ class Meter:
                 sizes[axis] -= round(removed.get(group, 0) * per_unit)
             shapes[name] = tuple(sizes)
         return shapes
+
+    def random_counts(self, rng: np.random.Generator) -> dict[str, int]:
+        """Some units of every group, not all."""
+        return {name: int(rng.integers(0, size)) for name, size in self._sizes.items()}
 
     def usage(self, removed: Mapping[str, int]) -> Usage:
         """Everything countable at these widths."""

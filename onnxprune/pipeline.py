@@ -40,6 +40,8 @@ class State:
     plan: Plan | None = None
     verification: Verification | None = None
     bench: BenchReport | None = None
+    notes: tuple[str, ...] = ()
+    """What the last pass wants the user to know."""
 
     def with_model(self, model: Model) -> State:
         """A new model; what was found out about the old one goes."""

@@ -5,7 +5,8 @@ For a group of `size` units and a ratio r:
     wanted    r * size units go, rounded to the nearest: r is a fraction of prunable units, not of parameters or MACs
     floor     at least max(1, min_keep * size) units stay, else a global ranking deletes whole layers
     block     the number kept is a multiple of the block, the nearest one at or above the floor (ties keep more);
-              a group narrower than its block stays whole, and so does one of which nothing was wanted
+              a group narrower than its block stays whole, and so does one of which nothing was wanted. A measured
+              `Alignment` gives narrow groups a smaller block where that pays, and leaves them whole where none does
 
 `scope="global"` ranks the units of all groups together, leaving out those that a floor keeps, and cuts as many of the
 lowest as make r of all units; the block then rounds each group's share. Ties go by the order of groups, then units.
@@ -25,8 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.alignment import Alignment
 from onnxprune.coupling import Coupling, Frozen, Group, Indices
-from onnxprune.errors import UserError
+from onnxprune.errors import NothingToCut, UserError
 from onnxprune.kinds import is_number, is_whole
 from onnxprune.match import choose, ratios_by_group
 from onnxprune.plan import Cut, GroupSummary, Plan, SlotRef
@@ -62,7 +64,7 @@ def select(
     *,
     ratio: float = 0.3,
     scope: str = "local",
-    round_to: int = 1,
+    round_to: int | Alignment = 1,
     min_keep: float = 0.1,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -79,7 +81,7 @@ def select(
     counts = found.counts(wanted)
     if not any(counts.values()):
         widest = max(group.size for group in found.groups)
-        raise UserError(
+        raise NothingToCut(
             f"nothing would be cut: ratio {ratio}, min_keep {min_keep} and round_to {round_to} leave every group whole "
             f"(the widest has {widest} units); ask for a higher ratio or a smaller round_to"
         )
@@ -87,7 +89,7 @@ def select(
         "ratio": ratio,
         "ratio_means": "fraction of prunable units removed",
         "scope": scope,
-        "round_to": round_to,
+        **said(round_to),
         "min_keep": min_keep,
         "include": list(include),
         "exclude": list(exclude),
@@ -101,7 +103,7 @@ def select(
 def field_of(
     coupling: Coupling,
     scores: Scores,
-    round_to: int,
+    round_to: int | Alignment,
     min_keep: float,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -123,7 +125,7 @@ def field_of(
         skipped = [scores.skipped[name].sentence for name in scores.skipped if name in chosen]
         why = skipped[0] if skipped else "include and exclude leave none of the prunable groups"
         raise UserError(f"nothing is left to prune: {why}")
-    blocks = {group.name: block_of(group, round_to) for group in groups}
+    blocks = {group.name: block(group, round_to) for group in groups}
     floors = {group.name: least_kept(group.size, min_keep, blocks[group.name]) for group in groups}
     return Field(groups, own, blocks, floors)
 
@@ -157,6 +159,16 @@ def plan_of(found: Field, scores: Scores, counts: Mapping[str, int], options: Ma
     return Plan(tuple(made), tuple(_summary(group, counts[group.name]) for group in found.groups), meta)
 
 
+def enlarged(plan: Plan, before: Plan, coupling: Coupling, scores: Scores) -> Plan:
+    """The plan, with all units gone that an earlier one removes: where it would cut fewer of a group, as many."""
+    earlier = {group.name: group.removed for group in before.groups}
+    if all(group.removed >= earlier.get(group.name, 0) for group in plan.groups):
+        return plan
+    groups = tuple(coupling.group(group.name) for group in plan.groups)
+    counts = {group.name: max(group.removed, earlier.get(group.name, 0)) for group in plan.groups}
+    return plan_of(Field(groups, {}, {}, {}), scores, counts, plan.meta)
+
+
 def cuts(group: Group, units: Indices) -> list[Cut]:
     """What removing these units of a group removes everywhere; slots that lose the same positions share a cut."""
     if not len(units):
@@ -181,6 +193,21 @@ def block_of(group: Group, round_to: int) -> int:
     counts = [np.bincount(slot.units, minlength=group.size) for slot in makers]
     per_unit = [int(count[0]) for count in counts if count.min() == count.max()]
     return round_to // math.gcd(round_to, *(per_unit or [1]))
+
+
+def block(group: Group, round_to: int | Alignment) -> int:
+    """Of how many units a multiple should stay; all of them where the group should stay whole."""
+    if not isinstance(round_to, Alignment):
+        return block_of(group, round_to)
+    width = round_to.block(group)
+    return block_of(group, width) if width else group.size
+
+
+def said(round_to: int | Alignment) -> dict[str, Any]:
+    """The alignment as a plan notes it."""
+    if not isinstance(round_to, Alignment):
+        return {"round_to": round_to}
+    return {"round_to": "auto", "blocks": {"conv": round_to.conv, "matmul": round_to.matmul}}
 
 
 def least_kept(size: int, min_keep: float, block: int) -> int:
@@ -216,14 +243,14 @@ def _summary(group: Group, removed: int) -> GroupSummary:
     return GroupSummary(group.name, group.size, removed, tuple(dict.fromkeys(reason.code for reason in group.inexact)))
 
 
-def check_options(ratio: float, scope: str, round_to: int, min_keep: float) -> None:
+def check_options(ratio: float, scope: str, round_to: object, min_keep: float) -> None:
     """Refuse what cannot be, before any work is done."""
     # not (a and b) where `or` would read better: comparisons with NaN are false
     if not (is_number(ratio) and 0 < ratio < 1):
         raise UserError(f"ratio must lie between 0 and 1, both excluded, not {ratio!r}: it is the fraction removed")
     if scope not in SCOPES:
         raise UserError(f"scope must be one of {', '.join(SCOPES)}, not {scope!r}")
-    if not (is_whole(round_to) and round_to >= 1):
+    if not (isinstance(round_to, Alignment) or (is_whole(round_to) and round_to >= 1)):
         raise UserError(f"round_to must be a whole number, 1 or more, not {round_to!r}")
     if not (is_number(min_keep) and 0 <= min_keep < 1):
         raise UserError(

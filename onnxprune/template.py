@@ -37,8 +37,10 @@ class Template:
     ratio: float | None = None
     targets: tuple[str, ...] | None = None
     scope: str | None = None
-    round_to: int | None = None
+    round_to: int | str | None = None
     min_keep: float | None = None
+    steps: int | None = None
+    schedule: str | None = None
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
     include_ops: tuple[str, ...] | None = None
@@ -52,6 +54,7 @@ _IS: Mapping[str, Callable[[Any], bool]] = {
     "a list of strings": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
     "a number": is_number,
     "a whole number": is_whole,
+    'a whole number or "auto"': lambda value: is_whole(value) or value == "auto",
 }
 
 _KINDS: Mapping[str, tuple[str, str]] = {
@@ -62,8 +65,10 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "ratio": ("a number", "0.3"),
     "targets": ("a list of strings", "[]"),
     "scope": ("a string", '"local"'),
-    "round_to": ("a whole number", "1"),
+    "round_to": ('a whole number or "auto"', '"auto"'),
     "min_keep": ("a number", "0.1"),
+    "steps": ("a whole number", "1"),
+    "schedule": ("a string", '"linear"'),
     "include": ("a list of strings", "[]"),
     "exclude": ("a list of strings", "[]"),
     "include_ops": ("a list of strings", "[]"),
@@ -75,11 +80,13 @@ _MEANINGS: Mapping[str, str] = {
     "ratio": "fraction of the prunable units of each group to remove",
     "targets": 'what has to hold in the end, "macs=0.5" or "latency=12ms"; then ratio is not used',
     "scope": '"local": each group by the ratio; "global": one ranking over all groups; "isomorphic": one per kind',
-    "round_to": "keep a multiple of this many channels",
+    "round_to": 'keep a multiple of this many channels; "auto": what this machine was measured to like',
     "min_keep": "fraction of each group that always stays",
+    "steps": "prune in so many steps, scoring anew each time",
+    "schedule": '"linear", "exponential" or "cubic"',
     "include": "patterns on group, node or initializer names; empty: all",
     "reduce": 'over the members of a group: "mean", "sum", "max" or "min"',
-    "normalize": 'within members and groups: "mean", "sum", "max", "gaussian" or "none"',
+    "normalize": 'within members and groups: "mean", "sum", "max", "gaussian" or "none"; or per "macs", "latency" …',
 }
 
 

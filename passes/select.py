@@ -4,30 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from onnxprune.alignment import Alignment, measured
 from onnxprune.budget import select_within
 from onnxprune.clock import StopWatch
+from onnxprune.costs import COSTS, terms_of
+from onnxprune.errors import UserError
+from onnxprune.latency import latency_of
 from onnxprune.meter import Meter
+from onnxprune.names import suggest
 from onnxprune.pipeline import State, changed
-from onnxprune.select import check_options, select
+from onnxprune.plan import Plan
+from onnxprune.select import check_options, field_of, select
 from onnxprune.targets import parse
+from onnxprune.terms import Terms, Widths
+
+_ITS_OWN = ("ratio", "targets", "per", "threads", "dims", "timed_dims", "round_to")
+"""Fields that are not handed on to selection as they are."""
 
 
 @dataclass(frozen=True)
 class Select:
-    """Make a plan from the scores. The fields are those of `onnxprune.select`."""
+    """Make a plan from the scores. The fields are those of `onnxprune.select`, and what has to be measured."""
 
     ratio: float = 0.3
     """Fraction of the prunable units of each group that goes; not used where there are targets."""
     targets: tuple[str, ...] = ()
     """What has to hold in the end, `macs=0.5` or `latency=12ms`; all of them hold at once."""
+    per: str = "none"
+    """What importance is divided by: `macs`, `activation`, `params`, `latency`; one ranking over all groups then."""
     threads: int = 1
-    """For a latency target, which is measured."""
+    """For what is measured."""
     dims: Mapping[str, int] | None = None
-    """Sizes of free dimensions, for targets."""
+    """Sizes of free dimensions, for targets and costs."""
+    timed_dims: Mapping[str, int] | None = None
+    """The same for what is timed; None: `dims`."""
     scope: str = "local"
-    round_to: int = 1
+    round_to: int | str = "auto"
+    """Keep multiples of that many channels; `auto`: of what this machine was measured to like."""
     min_keep: float = 0.1
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -41,24 +56,63 @@ class Select:
 
     def check(self) -> None:
         parse(self.targets)
-        check_options(self.ratio, self.scope, self.round_to, self.min_keep)
+        check_options(self.ratio, self.scope, 1 if self.round_to == "auto" else self.round_to, self.min_keep)
+        if self.per not in ("none", *COSTS):
+            known = ", ".join((*COSTS, "none"))
+            raise UserError(f"importance can be divided by {known}, not {self.per!r}{suggest(self.per, COSTS)}")
 
     def run(self, state: State) -> State:
         assert state.coupling is not None
         assert state.scores is not None
-        own = ("ratio", "targets", "threads", "dims")
-        options = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in own}
-        if not self.targets:
-            return changed(state, plan=select(state.coupling, state.scores, ratio=self.ratio, **options))
-        watch = StopWatch(state.model, threads=self.threads, dims=self.dims)
-        absolute = any(target.kind == "latency" and target.absolute for target in parse(self.targets))
-        plan = select_within(
+        blocks = self.alignment(state)
+        notes = blocks.notes if isinstance(blocks, Alignment) else ()
+        if not self.targets and self.per == "none":
+            plan = select(state.coupling, state.scores, ratio=self.ratio, round_to=blocks, **self._options())
+            return changed(state, plan=plan, notes=notes)
+        meter = Meter(state.model, state.coupling, self.dims)
+        per, more = self._cost(state, meter, blocks)
+        return changed(state, plan=self._within(state, meter, blocks, per), notes=(*notes, *more))
+
+    def alignment(self, state: State) -> int | Alignment:
+        """The widths to keep, measured if need be."""
+        return measured(state.model, threads=self.threads) if isinstance(self.round_to, str) else self.round_to
+
+    @property
+    def timed(self) -> Mapping[str, int] | None:
+        """Sizes of free dimensions for what is timed."""
+        return self.timed_dims if self.timed_dims is not None else self.dims
+
+    def _options(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _ITS_OWN}
+
+    def _cost(self, state: State, meter: Meter, blocks: int | Alignment) -> tuple[Terms | None, tuple[str, ...]]:
+        """What importance is divided by, and what there is to say about its measurement."""
+        assert state.coupling is not None
+        assert state.scores is not None
+        if self.per == "none":
+            return None, ()
+        if self.per != "latency":
+            return terms_of(self.per, state.model, meter, Widths(state.coupling, meter.shapes)), ()
+        which = (self.include, self.exclude, self.include_ops, self.exclude_ops, self.ratios)
+        found = field_of(state.coupling, state.scores, blocks, self.min_keep, *which)
+        latency = latency_of(state.model, state.coupling, found, meter, threads=self.threads, dims=self.timed)
+        return latency.terms, latency.notes
+
+    def _within(self, state: State, meter: Meter, blocks: int | Alignment, per: Terms | None) -> Plan:
+        assert state.coupling is not None
+        assert state.scores is not None
+        targets = self.targets or (f"ratio={self.ratio}",)
+        watch = StopWatch(state.model, threads=self.threads, dims=self.timed)
+        absolute = any(target.kind == "latency" and target.absolute for target in parse(targets))
+        return select_within(
             state.coupling,
             state.scores,
-            self.targets,
-            Meter(state.model, state.coupling, self.dims),
+            targets,
+            meter,
             clock=watch,
             original_ms=watch.original_ms() if absolute else 0.0,
-            **options,
+            per=per,
+            per_what=self.per,
+            round_to=blocks,
+            **self._options(),
         )
-        return changed(state, plan=plan)

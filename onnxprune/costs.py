@@ -1,0 +1,57 @@
+"""What can be saved, as terms in the widths: multiply-accumulates, parameters, activations; time is in `latency`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from onnxprune.cost import is_param
+from onnxprune.macs import macs
+from onnxprune.meter import Meter
+from onnxprune.model import Model
+from onnxprune.terms import Term, Terms, Widths, fitted
+
+COSTS = ("macs", "activation", "params", "latency")
+"""What importance may be divided by."""
+
+_SAMPLES = 9
+
+
+def terms_of(kind: str, model: Model, meter: Meter, widths: Widths) -> Terms:
+    """Everything but time, which has to be measured."""
+    if kind == "params":
+        return Terms(widths, _params(model))
+    return Terms(widths, _macs(model, meter, widths) if kind == "macs" else _activation(model, meter))
+
+
+def _params(model: Model) -> list[Term]:
+    weights = [weight for weight in model.weights.values() if is_param(weight.dtype, weight.shape)]
+    return [Term(w.name, None, w.name, (0.0, 0.0, float(math.prod(w.shape)), 0.0)) for w in weights]
+
+
+def _activation(model: Model, meter: Meter) -> list[Term]:
+    """Elements that the nodes which multiply write: what group Fisher calls memory."""
+    terms = []
+    for node in model.graph.node:
+        made = node.output[0] if node.output else ""
+        if made in meter.shapes and macs(node, meter.shapes):
+            terms.append(Term(node.name or made, None, made, (0.0, 0.0, float(math.prod(meter.shapes[made])), 0.0)))
+    return terms
+
+
+def _macs(model: Model, meter: Meter, widths: Widths) -> list[Term]:
+    """The formulas, as functions of what a node reads and writes: exact, since all of them are products of lengths."""
+    rng = np.random.default_rng(0)
+    counts = [{}, *(meter.random_counts(rng) for _ in range(_SAMPLES - 1))]
+    samples = [(widths.ratios(widths.array(each)), meter.after(each)) for each in counts]
+    terms = []
+    for node in model.graph.node:
+        if not macs(node, meter.shapes):
+            continue
+        reads = next((name for name in node.input if name in meter.shapes and name not in model.weights), None)
+        makes = node.output[0] if node.output and node.output[0] in meter.shapes else None
+        values = np.array([float(macs(node, shapes) or 0) for _, shapes in samples])
+        u, v = (np.array([ratios[widths.index(name)] for ratios, _ in samples]) for name in (reads, makes))
+        terms.append(Term(node.name or node.output[0], reads, makes, fitted(u, v, values)))
+    return terms

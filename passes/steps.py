@@ -1,0 +1,169 @@
+"""Score, select and verify several times, each time on what the last one left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from onnxprune import plan_json
+from onnxprune.apply import apply
+from onnxprune.clock import StopWatch
+from onnxprune.errors import NothingToCut, UserError
+from onnxprune.latency import fingerprint
+from onnxprune.meter import Meter
+from onnxprune.model import Model
+from onnxprune.passes.score import Score
+from onnxprune.passes.select import Select
+from onnxprune.passes.verify import Verify
+from onnxprune.pipeline import State, changed
+from onnxprune.plan import Plan
+from onnxprune.replacing import write_text
+from onnxprune.schedule import check_options, continued, left_after, remaining
+from onnxprune.scores import Scores
+from onnxprune.select import enlarged
+from onnxprune.targets import parse
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A plan in several steps. What a stopped run has done is taken up again where there is a folder for it."""
+
+    score: Score = field(default_factory=Score)
+    select: Select = field(default_factory=Select)
+    verify: Verify = field(default_factory=Verify)
+    steps: int = 1
+    schedule: str = "linear"
+    folder: str | Path | None = None
+    """Where every step's plan is kept; None: nowhere."""
+
+    needs: ClassVar[tuple[str, ...]] = ("model", "normalized", "coupling")
+    gives: ClassVar[tuple[str, ...]] = ("scores", "plan")
+    drops: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        check_options(self.steps, self.schedule)
+        self.score.check()
+        self.select.check()
+        self.verify.check()
+
+    def run(self, state: State) -> State:
+        assert state.coupling is not None
+        way = _Way(self, state.model)
+        notes = list(way.notes)
+        plan, scores = way.taken, None
+        wanted = self._targets(state)
+        for step in range(way.done + 1, self.steps + 1):
+            scores = self._scores(state, plan)
+            try:
+                made = self._step(wanted, step).run(changed(state, scores=scores))
+            except NothingToCut:
+                if step == self.steps and plan is None:
+                    raise
+                continue  # a small step that no block is small enough for; the next one is bigger
+            assert made.plan is not None
+            notes += [note for note in made.notes if note not in notes]
+            plan = made.plan if plan is None else enlarged(made.plan, plan, state.coupling, scores)
+            pruned = apply(state.model, plan)
+            self.verify.run(State(pruned, original=state.model, plan=plan))
+            way.took(step, plan)
+        assert plan is not None
+        return changed(
+            state, scores=scores, plan=replace(plan, meta=dict(plan.meta) | self._meta()), notes=tuple(notes)
+        )
+
+    def _meta(self) -> dict[str, Any]:
+        asked: dict[str, Any] = {"targets": list(self.select.targets)} if self.select.targets else {}
+        asked |= {} if self.select.targets else {"ratio": self.select.ratio}
+        return {"steps": self.steps, "schedule": self.schedule, **asked}
+
+    def _scores(self, state: State, plan: Plan | None) -> Scores:
+        """Of what is left."""
+        assert state.coupling is not None
+        if plan is None:
+            found = self.score.run(state).scores
+            assert found is not None
+            return found
+        left = State(apply(state.model, plan), coupling=remaining(state.coupling, plan))
+        found = self.score.run(left).scores
+        assert found is not None
+        return continued(state.coupling, plan, found)
+
+    def _targets(self, state: State) -> Mapping[str, float]:
+        """What should be left of each kind in the end, as parts of the original."""
+        assert state.coupling is not None
+        left: dict[str, float] = {}
+        meter = Meter(state.model, state.coupling, self.select.dims)
+        whole = meter.usage({})
+        for target in parse(self.select.targets):
+            if target.kind == "ratio":
+                left[target.kind] = 1 - target.value
+            elif not target.absolute:
+                left[target.kind] = target.value
+            elif target.kind == "latency":
+                watch = StopWatch(state.model, threads=self.select.threads, dims=self.select.timed)
+                left[target.kind] = target.value / watch.original_ms()
+            else:
+                left[target.kind] = target.value / float(getattr(whole, target.kind.replace("-", "_")))
+        return left
+
+    def _step(self, wanted: Mapping[str, float], step: int) -> Select:
+        if step == self.steps:
+            return self.select
+        if not self.select.targets:
+            return replace(self.select, ratio=1 - left_after(self.schedule, 1 - self.select.ratio, step, self.steps))
+        now = {kind: left_after(self.schedule, left, step, self.steps) for kind, left in wanted.items() if left < 1}
+        texts = [f"{kind}={(1 - left if kind == 'ratio' else left):.6f}" for kind, left in now.items()]
+        return replace(self.select, targets=tuple(texts))
+
+
+class _Way:
+    """The plans of the steps taken so far, in a folder."""
+
+    def __init__(self, options: Steps, model: Model) -> None:
+        self.folder = Path(options.folder) if options.folder is not None else None
+        self.done, self.taken, self.notes = 0, None, []
+        if self.folder is None:
+            return
+        facts: dict[str, Any] = {name: asdict(getattr(options, name)) for name in ("score", "select")}
+        facts |= {"steps": options.steps, "schedule": options.schedule, "model": _digest(model)}
+        text = json.dumps(facts, indent=2, sort_keys=True, default=str) + "\n"
+        record = self.folder / "run.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if record.exists() and record.read_text("utf-8") != text:
+                raise UserError(
+                    f"{str(self.folder)!r} holds the steps of another run: other options, or another model; "
+                    "name a new folder"
+                )
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot use {str(self.folder)!r}: {getattr(error, 'strerror', None) or error}") from None
+        write_text(record, text)
+        for step in range(options.steps, 0, -1):
+            if self._file(step).exists():
+                self.taken, self.done = plan_json.load(self._file(step)), step
+                self.notes.append(f"going on after step {step} of {options.steps}, from {str(self._file(step))!r}")
+                break
+
+    taken: Plan | None
+    notes: list[str]
+
+    def took(self, step: int, plan: Plan) -> None:
+        """Remember it, whole or not at all."""
+        if self.folder is not None:
+            plan_json.save(plan, self._file(step))
+
+    def _file(self, step: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"step-{step:04d}.json"
+
+
+def _digest(model: Model) -> str:
+    """Of the graph and all weights."""
+    digest = hashlib.sha256(fingerprint(model).encode())
+    for weight in model.weights.values():
+        digest.update(weight.array().tobytes())
+    return digest.hexdigest()[:16]
