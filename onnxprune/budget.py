@@ -39,28 +39,40 @@ TRIES = 9
 
 
 @dataclass(frozen=True, eq=False)
-class _Order:
-    """Owners (indices of groups) of all units that may go, the first to go first."""
+class Order:
+    """All units that may go, the first to go first."""
 
     found: Field
+    scores: Scores
     owner: Indices
+    """Of each unit, the index of its group."""
     given: Mapping[str, int]
     """Units that go in any case: of groups with a ratio of their own."""
+    options: Mapping[str, Any]
+    """As the plan notes them."""
+
+    @property
+    def size(self) -> int:
+        return int(self.owner.size)
 
     def counts(self, length: int) -> dict[str, int]:
+        """Units of each group that go with the first so many, in whole blocks and above the floors."""
         tally = np.bincount(self.owner[:length], minlength=len(self.found.groups)).tolist()
         wanted = {group.name: count for group, count in zip(self.found.groups, tally, strict=True)}
         return self.found.counts(wanted | dict(self.given))
 
+    def plan(self, length: int, **noted: Any) -> Plan:
+        """The plan that cuts the first so many."""
+        counts = self.counts(length)
+        if not any(counts.values()):
+            raise NothingToCut("nothing would be cut: the model holds all targets as it is")
+        return plan_of(self.found, self.scores, counts, {**self.options, **noted})
 
-def select_within(
+
+def order_of(
     coupling: Coupling,
     scores: Scores,
-    targets: Sequence[str | Target],
-    meter: Meter,
     *,
-    clock: Clock | None = None,
-    original_ms: float = 0.0,
     per: Terms | None = None,
     per_what: str = "none",
     scope: str = "local",
@@ -71,49 +83,74 @@ def select_within(
     include_ops: Sequence[str] = (),
     exclude_ops: Sequence[str] = (),
     ratios: Mapping[str, float] | None = None,
-) -> Plan:
-    """The plan that cuts least and holds all targets. A latency target needs a `clock`.
+) -> Order:
+    """In which order units go.
 
     With a cost in `per`, what saves most of it for the importance that it loses goes first, whatever the `scope`.
     """
     check_options(0.5, scope, round_to, min_keep)
-    wanted = {t.kind: t for t in parse([t.text if isinstance(t, Target) else t for t in targets])}
     found = field_of(coupling, scores, round_to, min_keep, include, exclude, include_ops, exclude_ops, ratios)
-    order = _ordered(found, scores, scope) if per is None else _gainful(found, scores, per)
+    given = {g.name: round(found.own[g.name] * g.size) for g in found.groups if g.name in found.own}
+    options = {
+        "scope": scope if per is None else "global",
+        "per": per_what,
+        **said(round_to),
+        "min_keep": min_keep,
+        "include": list(include),
+        "exclude": list(exclude),
+        "include_ops": list(include_ops),
+        "exclude_ops": list(exclude_ops),
+        "ratios": dict(ratios or {}),
+    }
+    owner = _ranking(found, scores, scope) if per is None else by_gain(found, scores, per, given)
+    return Order(found, scores, owner, given, options)
+
+
+def select_within(
+    order: Order,
+    targets: Sequence[str | Target],
+    meter: Meter,
+    *,
+    clock: Clock | None = None,
+    original_ms: float = 0.0,
+) -> Plan:
+    """The plan that cuts least and holds all targets. A latency target needs a `clock`."""
+    length, bound = length_within(order, targets, meter, clock=clock, original_ms=original_ms)
+    texts = [t.text if isinstance(t, Target) else t for t in targets]
+    return order.plan(length, targets=texts, bound_by=bound)
+
+
+def length_within(
+    order: Order,
+    targets: Sequence[str | Target],
+    meter: Meter,
+    *,
+    clock: Clock | None = None,
+    original_ms: float = 0.0,
+) -> tuple[int, str]:
+    """The shortest prefix after which all targets hold, and the target that made it so long."""
+    wanted = {t.kind: t for t in parse([t.text if isinstance(t, Target) else t for t in targets])}
     before = meter.usage({})
     ratio = wanted.pop("ratio", None)
     latency = wanted.pop("latency", None)
-    length = round(ratio.value * order.owner.size) if ratio is not None else 0
+    length = round(ratio.value * order.size) if ratio is not None else 0
     bound = "ratio" if ratio is not None else ""
     for target in wanted.values():
         least = _shortest(order, meter, target, _amount(before, target))
         if least > length:
             length, bound = least, target.kind
-    options: dict[str, Any] = {"targets": [t.text for t in (ratio, *wanted.values(), latency) if t is not None]}
-    options |= {"scope": scope if per is None else "global", "per": per_what, **said(round_to), "min_keep": min_keep}
-    options |= {"include": list(include), "exclude": list(exclude)}
-    options |= {"include_ops": list(include_ops), "exclude_ops": list(exclude_ops), "ratios": dict(ratios or {})}
-
-    def plan(length: int) -> Plan:
-        return plan_of(found, scores, order.counts(length), options)
-
     if latency is not None:
         if clock is None:
             raise UserError(f"target {latency.text!r} needs measurements; use the command line or the Select pass")
         limit = latency.value / original_ms if latency.absolute else latency.value
-        fast = _fast_enough(order, length, lambda n: clock(plan(n)), limit, latency, meter)
+        fast = _fast_enough(order, length, lambda n: clock(order.plan(n)), limit, latency, meter)
         if fast > length:
             length, bound = fast, "latency"
-    counts = order.counts(length)
-    if not any(counts.values()):
-        raise NothingToCut("nothing would be cut: the model holds all targets as it is")
-    options["bound_by"] = bound
-    return plan(length)
+    return length, bound
 
 
-def _ordered(found: Field, scores: Scores, scope: str) -> _Order:
-    """Each group's units by score, without those that its floor keeps; merged by the scope's key."""
-    given = {g.name: round(found.own[g.name] * g.size) for g in found.groups if g.name in found.own}
+def _ranking(found: Field, scores: Scores, scope: str) -> Indices:
+    """Owners of each group's units by score, without those that its floor keeps; merged by the scope's key."""
     places = {group.name: i for i, group in enumerate(found.groups)}
     keys: list[Keys] = []
     owners: list[Indices] = []
@@ -128,12 +165,7 @@ def _ordered(found: Field, scores: Scores, scope: str) -> _Order:
         keys.append(ranked if scope == "global" else (np.arange(who.size) + 0.5) / max(1, sum(g.size for g in members)))
         owners.append(who)
     key, owner = np.concatenate([*keys, np.zeros(0)]), np.concatenate([*owners, np.zeros(0, np.int64)])
-    return _Order(found, owner[np.argsort(key, kind="stable")], given)
-
-
-def _gainful(found: Field, scores: Scores, per: Terms) -> _Order:
-    given = {g.name: round(found.own[g.name] * g.size) for g in found.groups if g.name in found.own}
-    return _Order(found, by_gain(found, scores, per, given), given)
+    return np.asarray(owner[np.argsort(key, kind="stable")])
 
 
 def _ranked(
@@ -150,14 +182,14 @@ def _amount(usage: Usage, target: Target) -> float:
     return float(getattr(usage, target.kind.replace("-", "_")))
 
 
-def _shortest(order: _Order, meter: Meter, target: Target, original: float) -> int:
+def _shortest(order: Order, meter: Meter, target: Target, original: float) -> int:
     """The shortest prefix after which a countable target holds."""
     limit = target.limit(original)
 
     def holds(length: int) -> bool:
         return _amount(meter.usage(order.counts(length)), target) <= limit
 
-    low, high = 0, order.owner.size
+    low, high = 0, order.size
     if holds(low):
         return 0
     if not holds(high):
@@ -172,9 +204,9 @@ def _shortest(order: _Order, meter: Meter, target: Target, original: float) -> i
     return high
 
 
-def _holders(order: _Order, meter: Meter, target: Target, least: float) -> str:
+def _holders(order: Order, meter: Meter, target: Target, least: float) -> str:
     """Who holds most of what is left when everything that may go is gone."""
-    counts = order.counts(order.owner.size)
+    counts = order.counts(order.size)
     gains = []
     for group in order.found.groups:
         more = counts | {group.name: group.size}
@@ -184,7 +216,7 @@ def _holders(order: _Order, meter: Meter, target: Target, least: float) -> str:
 
 
 def _fast_enough(
-    order: _Order, start: int, measure: Callable[[int], float], limit: float, target: Target, meter: Meter
+    order: Order, start: int, measure: Callable[[int], float], limit: float, target: Target, meter: Meter
 ) -> int:
     """The shortest prefix found whose model is fast enough. Time is noisy, not monotone: what is kept was measured.
 
@@ -192,7 +224,7 @@ def _fast_enough(
     them meets the limit, kept off both ends so that a bent curve cannot stall it.
     """
     low, slow = start, 1.0
-    high = order.owner.size
+    high = order.size
     if start:
         slow = measure(start)
         if slow <= limit:

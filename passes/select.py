@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from onnxprune.alignment import Alignment, measured
-from onnxprune.budget import select_within
+from onnxprune.budget import Order, order_of, select_within
 from onnxprune.clock import StopWatch
 from onnxprune.costs import COSTS, terms_of
 from onnxprune.errors import UserError
@@ -70,7 +70,7 @@ class Select:
             plan = select(state.coupling, state.scores, ratio=self.ratio, round_to=blocks, **self._options())
             return changed(state, plan=plan, notes=notes)
         meter = Meter(state.model, state.coupling, self.dims)
-        per, more = self._cost(state, meter, blocks)
+        per, more = self.cost(state, meter, blocks)
         return changed(state, plan=self._within(state, meter, blocks, per), notes=(*notes, *more))
 
     def alignment(self, state: State) -> int | Alignment:
@@ -85,7 +85,7 @@ class Select:
     def _options(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _ITS_OWN}
 
-    def _cost(self, state: State, meter: Meter, blocks: int | Alignment) -> tuple[Terms | None, tuple[str, ...]]:
+    def cost(self, state: State, meter: Meter, blocks: int | Alignment) -> tuple[Terms | None, tuple[str, ...]]:
         """What importance is divided by, and what there is to say about its measurement."""
         assert state.coupling is not None
         assert state.scores is not None
@@ -99,20 +99,18 @@ class Select:
         return latency.terms, latency.notes
 
     def _within(self, state: State, meter: Meter, blocks: int | Alignment, per: Terms | None) -> Plan:
+        order = self.order(state, blocks, per)
+        targets = self.targets or (f"ratio={self.ratio}",)
+        return select_within(order, targets, meter, **self.watched(state, targets))
+
+    def order(self, state: State, blocks: int | Alignment, per: Terms | None) -> Order:
+        """In which order units go."""
         assert state.coupling is not None
         assert state.scores is not None
-        targets = self.targets or (f"ratio={self.ratio}",)
+        return order_of(state.coupling, state.scores, per=per, per_what=self.per, round_to=blocks, **self._options())
+
+    def watched(self, state: State, targets: Sequence[str]) -> dict[str, Any]:
+        """What a latency target needs."""
         watch = StopWatch(state.model, threads=self.threads, dims=self.timed)
         absolute = any(target.kind == "latency" and target.absolute for target in parse(targets))
-        return select_within(
-            state.coupling,
-            state.scores,
-            targets,
-            meter,
-            clock=watch,
-            original_ms=watch.original_ms() if absolute else 0.0,
-            per=per,
-            per_what=self.per,
-            round_to=blocks,
-            **self._options(),
-        )
+        return {"clock": watch, "original_ms": watch.original_ms() if absolute else 0.0}
