@@ -45,10 +45,7 @@ def _speed(found: Outcome) -> list[list[str]]:
 
 
 def _quality(found: Outcome) -> list[list[str]]:
-    rows = []
-    if found.accuracy:
-        a, b = found.accuracy
-        rows.append(["accuracy", percent(a), percent(b), f"{100 * (b - a):+.1f} points"])
+    rows = _kept(found)
     verdict = found.verification
     if verdict.deviation is not None:
         rows.append(["output deviation", "", noise(verdict.deviation), "before finetuning"])
@@ -57,6 +54,24 @@ def _quality(found: Outcome) -> list[list[str]]:
     elif verdict.mode != "off":
         kind = "not comparable" if verdict.inexact else f"{verdict.mode} only"
         rows.append(["verification", "", "passed", kind])
+    return rows
+
+
+def _kept(found: Outcome) -> list[list[str]]:
+    """On the user's data, as far as it tells."""
+    if found.kept is None:
+        return []
+    a, b = found.kept
+    rows = []
+    for label, x, y in (("accuracy", a.top1, b.top1), ("top-5 accuracy", a.top5, b.top5)):
+        if x is not None and y is not None:
+            rows.append([label, percent(x), percent(y), f"{100 * (y - x):+.1f} points"])
+    if a.metric is not None and b.metric is not None:
+        rows.append(["metric", f"{a.metric:.4g}", f"{b.metric:.4g}", f"{b.metric - a.metric:+.4g}"])
+    if b.agreement is not None:
+        rows.append(["agreement", "", percent(b.agreement), f"of {plural(b.samples, 'sample')}"])
+    elif b.cosine is not None and b.sqnr_db is not None:
+        rows.append(["cosine of outputs", "", f"{b.cosine:.4f}", f"{b.sqnr_db:.1f} dB"])
     return rows
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from onnxprune.bench import BenchReport, BenchRow
 from onnxprune.cost import Cost
 from onnxprune.coupling import Reason
+from onnxprune.evaluate import Evaluation
 from onnxprune.plan import GroupSummary, Plan
 from onnxprune.verify import Verification
 
@@ -27,8 +28,8 @@ class Outcome:
     verification: Verification
     bench: BenchReport | None
     """The original, then the pruned model."""
-    accuracy: tuple[float, float] | None
-    """On the held-out digits, before and after; only for the embedded network."""
+    kept: tuple[Evaluation, Evaluation] | None
+    """What the original and the pruned model do on data; None: there was none."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By pass."""
     skipped: Mapping[str, Reason] = field(default_factory=dict)
@@ -118,5 +119,6 @@ def _side(found: Outcome, index: int) -> dict[str, Any]:
         "bytes": total.bytes,
         "dims": total.dims,
         "latency_ms": found.bench.rows[index].median_ms if found.bench else None,
-        "accuracy": found.accuracy[index] if found.accuracy else None,
+        "accuracy": found.kept[index].top1 if found.kept else None,
+        "data": asdict(found.kept[index]) if found.kept else None,
     }

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from onnxprune import plan_json
+from onnxprune.cli import data_arguments
 from onnxprune.cli.files import distinct
 from onnxprune.cli.outcome import Outcome
 from onnxprune.cli.progress import Activity, Narrator
@@ -21,8 +23,10 @@ from onnxprune.cli.source import Source, default_path, opened
 from onnxprune.cli.talk import Talk
 from onnxprune.cost import cost
 from onnxprune.coupling import Reason
+from onnxprune.data import Request
 from onnxprune.errors import UserError
-from onnxprune.passes import Apply, Bench, Normalize, Save, Select, Steps, Verify
+from onnxprune.evaluate import Evaluation, Reference, evaluate
+from onnxprune.passes import Apply, Bench, Normalize, Save, Select, Spare, Steps, Verify
 from onnxprune.pipeline import Observer, Pass, PassManager, State, Timings
 from onnxprune.replacing import check_writable
 from onnxprune.store import check_apart, check_target, data_file
@@ -64,6 +68,18 @@ class Skipped(Observer):
             self.reasons = state.scores.skipped
 
 
+class Measured(Protocol):
+    """What to measure on, and by what."""
+
+    @property
+    def data(self) -> Request | None:
+        """None: nothing is measured."""
+
+    @property
+    def metric(self) -> str | None:
+        """None: accuracy, agreement and distance."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Where it comes from and where it goes."""
@@ -93,7 +109,7 @@ def job(args: Namespace, *, plan: str | None = None, given: Sequence[Path] = ())
     return Job(path, output, written, embedded=not args.model)
 
 
-def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk) -> Outcome:
+def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk, measured: Measured | None = None) -> Outcome:
     """Run the whole pipeline, `makers` being the passes that lead to the plan."""
     timings, skipped, notes = Timings(), Skipped(), Notes()
     with Activity(talk) as activity:
@@ -106,8 +122,10 @@ def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk) -> Ou
                 check_apart(source.model, [job.plan])
                 observers.append(PlanFile(job.plan, pending))
             state = PassManager(_passes(job, makers, args, source), observers).run(source.model)
+        activity.step("measuring what was kept")
+        kept = _evaluated(measured, args, source, state)
         activity.step("counting")
-        found = _outcome(job, args, source, state)
+        found = _outcome(job, source, state, kept)
     for reason in dict.fromkeys(reason.sentence for reason in skipped.reasons.values()):
         talk.note(f"left whole: {reason}")
     for note in (*notes.found, *found.verification.notes):
@@ -132,24 +150,32 @@ def _sized(step: Pass, source: Source, timed: Mapping[str, int]) -> Pass:
     """The pass, told the sizes of free dimensions."""
     if isinstance(step, Select):
         return replace(step, dims=source.dims, timed_dims=timed)
+    if isinstance(step, Spare):
+        select = replace(step.select, dims=source.dims, timed_dims=timed)
+        return replace(step, select=select, data=replace(step.data, dims=tuple(source.dims.items())))
     if isinstance(step, Steps):
         select = replace(step.select, dims=source.dims, timed_dims=timed)
         return replace(step, select=select, verify=replace(step.verify, dims=source.dims))
     return step
 
 
-def _outcome(job: Job, args: Namespace, source: Source, state: State) -> Outcome:
+def _evaluated(
+    measured: Measured | None, args: Namespace, source: Source, state: State
+) -> tuple[Evaluation, Evaluation] | None:
+    """What the two models do on the user's data."""
+    if measured is None or measured.data is None:
+        return None
+    assert state.original is not None
+    dataset = data_arguments.opened(measured.data, state.original, source.dims)
+    original = Reference(state.original, dataset, threads=args.threads)
+    options: dict[str, Any] = {"original": original, "metric": measured.metric, "threads": args.threads}
+    return evaluate(state.original, dataset, **options), evaluate(state.model, dataset, **options)
+
+
+def _outcome(job: Job, source: Source, state: State, kept: tuple[Evaluation, Evaluation] | None) -> Outcome:
     assert state.original is not None
     assert state.plan is not None
     assert state.verification is not None
-    accuracy = None
-    if job.embedded:
-        from onnxprune.models_zoo import digits
-
-        accuracy = (
-            digits.accuracy(state.original, threads=args.threads),
-            digits.accuracy(state.model, threads=args.threads),
-        )
     return Outcome(
         model=job.model,
         output=job.output,
@@ -159,5 +185,5 @@ def _outcome(job: Job, args: Namespace, source: Source, state: State) -> Outcome
         after=cost(state.model, source.dims),
         verification=state.verification,
         bench=state.bench,
-        accuracy=accuracy,
+        kept=kept,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from onnxprune.cli import before_after, outcome, settings
+from onnxprune.cli import before_after, data_arguments, outcome, settings
 from onnxprune.cli.arguments import (
     Commands,
     add_analysis,
@@ -25,7 +25,8 @@ _EXAMPLES = """\
 examples:
   onnxprune prune --ratio 0.3 --criterion fpgm    on the small network shipped
   onnxprune prune model.onnx -o small.onnx --ratio 0.5 --round-to 16
-  onnxprune prune model.onnx --exclude 'head.*' --plan plan.json
+  onnxprune prune model.onnx --target latency=0.5 --normalize latency
+  onnxprune prune model.onnx --max-drop 0.01 --data photos/ --size 224
 """
 
 
@@ -43,6 +44,7 @@ def add(commands: Commands) -> None:
     add_model(parser)
     add_output(parser)
     settings.add(parser)
+    data_arguments.add(parser)
     add_analysis(parser)
     parser.add_argument(
         "--plan",
@@ -64,7 +66,7 @@ def run(args: Namespace) -> int:
     if todo.embedded:
         talk.note("no model named: pruning the digits network that is shipped")
     analyze = Analyze(args.allow_inexact, args.attention)
-    found = produce(todo, [analyze, *chosen.makers(args.verify, args.threads)], args, talk)
+    found = produce(todo, [analyze, *chosen.makers(args.verify, args.threads, talk.note)], args, talk, chosen)
     parts = before_after.parts(found, verbose=talk.verbose)
     talk.result({"command": "prune", **outcome.document(found)}, parts, wrote=found.files)
     return 0

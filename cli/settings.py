@@ -6,16 +6,19 @@ The names are the fields of the passes `Score` and `Select`, in all three places
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from onnxprune import template
+from onnxprune.cli import data_arguments
 from onnxprune.cli.arguments import Parser, file_name, positive, whole
 from onnxprune.costs import COSTS
 from onnxprune.criteria import CRITERIA
+from onnxprune.data import Request
 from onnxprune.errors import UserError
-from onnxprune.passes import Score, Select, Steps, Verify
-from onnxprune.pipeline import Pass
+from onnxprune.passes import Score, Select, Spare, Steps, Verify
+from onnxprune.pipeline import Checked, Pass
 from onnxprune.schedule import SCHEDULES
 from onnxprune.schedule import check_options as check_steps
 from onnxprune.scores import NORMALIZERS, REDUCERS
@@ -30,15 +33,22 @@ class Settings:
     select: Select
     steps: int
     schedule: str
+    max_drop: float | None
+    metric: str | None
+    data: Request | None
+    """What to measure on."""
     folder: str | None
-    """For the steps' plans."""
+    """For what a stopped run needs to go on."""
 
-    def makers(self, verify: str, threads: int) -> list[Pass]:
+    def makers(self, verify: str, threads: int, say: Callable[[str], None]) -> list[Pass]:
         """The passes that lead to the plan."""
-        if self.steps == 1:
-            return [self.score, self.select]
-        check = Verify(mode=verify, threads=threads)
-        return [Steps(self.score, self.select, check, self.steps, self.schedule, self.folder)]
+        if self.max_drop is not None:
+            assert self.data is not None
+            return [self.score, Spare(self.max_drop, self.data, self.select, self.metric, threads, self.folder, say)]
+        if self.steps > 1:
+            check = Verify(mode=verify, threads=threads)
+            return [Steps(self.score, self.select, check, self.steps, self.schedule, self.folder)]
+        return [self.score, self.select]
 
 
 def add(parser: Parser) -> None:
@@ -81,6 +91,15 @@ def add(parser: Parser) -> None:
         help="how scores of different groups compare: by their mean (default), sum, max, as gaussian or as they are "
         "(none); or importance per macs, activation, params or latency, one ranking over all groups",
     )
+    bound = parser.add_argument_group("as much as the data bears")
+    bound.add_argument(
+        "--max-drop",
+        metavar="D",
+        type=float,
+        help="cut what saves most time while accuracy falls by D at most, 0.01 being one point; without labels, while "
+        "at most that part of --data is judged otherwise (with --normalize macs or params: what saves most of these)",
+    )
+    bound.add_argument("--metric", metavar="M", help="module:function, measured instead of accuracy; more is better")
     steps = parser.add_argument_group("in several steps, the scores taken again on what the last one left")
     steps.add_argument("--steps", metavar="N", type=positive, help="how many (default: 1)")
     steps.add_argument(
@@ -126,18 +145,35 @@ def decided(args: Namespace) -> Settings:
     file = template.read(args.config) if args.config else template.Template()
     given = _given(Score, args, file)
     per = given.pop("normalize") if given.get("normalize") in COSTS else "none"
+    if args.max_drop is not None and per == "none":
+        per = "latency"
     score = Score(**given)
     select = Select(**_given(Select, args, file), per=per, ratios=file.ratios)
-    if select.targets and args.ratio is not None:
+    if (select.targets or args.max_drop is not None) and args.ratio is not None:
         select = replace(select, targets=(*select.targets, f"ratio={args.ratio}"))
-    score.check()
-    select.check()
     steps = args.steps if args.steps is not None else file.steps or 1
     schedule = args.schedule or file.schedule or "linear"
     check_steps(steps, schedule)
-    if args.folder is not None and steps == 1:
-        raise UserError("--run keeps the plans of --steps; ask for at least two steps")
-    return Settings(score, select, steps, schedule, args.folder)
+    data = _data(args)
+    if args.max_drop is not None and steps > 1:
+        raise UserError("--max-drop and --steps do not go together; give one of them")
+    if args.folder is not None and steps == 1 and args.max_drop is None:
+        raise UserError("--run keeps what --steps or --max-drop have done; give one of them")
+    found = Settings(score, select, steps, schedule, args.max_drop, args.metric, data, args.folder)
+    for step in found.makers("off", 1, lambda line: None):
+        if isinstance(step, Checked):
+            step.check()
+    return found
+
+
+def _data(args: Namespace) -> Request | None:
+    """What to measure on; the network that is shipped has its own."""
+    if args.data is None and (args.model or args.max_drop is None):
+        if args.max_drop is not None or args.metric is not None:
+            raise UserError("name the data to measure on: --data photos/, x.npz, module:function or random:64")
+        if args.model:
+            return None
+    return data_arguments.asked(args, embedded=not args.model)
 
 
 def _given(step: type[Any], args: Namespace, file: template.Template) -> dict[str, Any]:

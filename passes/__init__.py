@@ -8,7 +8,8 @@ from onnxprune.passes.normalize import Normalize
 from onnxprune.passes.save import Save
 from onnxprune.passes.score import Score
 from onnxprune.passes.select import Select
+from onnxprune.passes.spare import Spare
 from onnxprune.passes.steps import Steps
 from onnxprune.passes.verify import Verify
 
-__all__ = ["Analyze", "Apply", "Bench", "LoadPlan", "Normalize", "Save", "Score", "Select", "Steps", "Verify"]
+__all__ = ["Analyze", "Apply", "Bench", "LoadPlan", "Normalize", "Save", "Score", "Select", "Spare", "Steps", "Verify"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any, ClassVar
 from onnxprune import plan_json
 from onnxprune.apply import apply
 from onnxprune.clock import StopWatch
-from onnxprune.errors import NothingToCut, UserError
-from onnxprune.latency import fingerprint
+from onnxprune.errors import NothingToCut
+from onnxprune.journal import Journal, digest
 from onnxprune.meter import Meter
 from onnxprune.model import Model
 from onnxprune.passes.score import Score
@@ -21,7 +19,6 @@ from onnxprune.passes.select import Select
 from onnxprune.passes.verify import Verify
 from onnxprune.pipeline import State, changed
 from onnxprune.plan import Plan
-from onnxprune.replacing import write_text
 from onnxprune.schedule import check_options, continued, left_after, remaining
 from onnxprune.scores import Scores
 from onnxprune.select import enlarged
@@ -121,49 +118,30 @@ class Steps:
 
 
 class _Way:
-    """The plans of the steps taken so far, in a folder."""
+    """The plans of the steps taken so far."""
 
     def __init__(self, options: Steps, model: Model) -> None:
-        self.folder = Path(options.folder) if options.folder is not None else None
-        self.done, self.taken, self.notes = 0, None, []
-        if self.folder is None:
+        self.done = 0
+        self.taken: Plan | None = None
+        self.notes: list[str] = []
+        self.journal: Journal | None = None
+        if options.folder is None:
             return
         facts: dict[str, Any] = {name: asdict(getattr(options, name)) for name in ("score", "select")}
-        facts |= {"steps": options.steps, "schedule": options.schedule, "model": _digest(model)}
-        text = json.dumps(facts, indent=2, sort_keys=True, default=str) + "\n"
-        record = self.folder / "run.json"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if record.exists() and record.read_text("utf-8") != text:
-                raise UserError(
-                    f"{str(self.folder)!r} holds the steps of another run: other options, or another model; "
-                    "name a new folder"
-                )
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot use {str(self.folder)!r}: {getattr(error, 'strerror', None) or error}") from None
-        write_text(record, text)
+        facts |= {"steps": options.steps, "schedule": options.schedule, "model": digest(model)}
+        self.journal = Journal(options.folder, facts)
         for step in range(options.steps, 0, -1):
-            if self._file(step).exists():
-                self.taken, self.done = plan_json.load(self._file(step)), step
-                self.notes.append(f"going on after step {step} of {options.steps}, from {str(self._file(step))!r}")
+            file = self.journal / _name(step)
+            if file.exists():
+                self.taken, self.done = plan_json.load(file), step
+                self.notes.append(f"going on after step {step} of {options.steps}, from {str(file)!r}")
                 break
 
-    taken: Plan | None
-    notes: list[str]
-
     def took(self, step: int, plan: Plan) -> None:
-        """Remember it, whole or not at all."""
-        if self.folder is not None:
-            plan_json.save(plan, self._file(step))
-
-    def _file(self, step: int) -> Path:
-        assert self.folder is not None
-        return self.folder / f"step-{step:04d}.json"
+        """Remember it."""
+        if self.journal is not None:
+            plan_json.save(plan, self.journal / _name(step))
 
 
-def _digest(model: Model) -> str:
-    """Of the graph and all weights."""
-    digest = hashlib.sha256(fingerprint(model).encode())
-    for weight in model.weights.values():
-        digest.update(weight.array().tobytes())
-    return digest.hexdigest()[:16]
+def _name(step: int) -> str:
+    return f"step-{step:04d}.json"

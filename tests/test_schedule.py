@@ -152,7 +152,7 @@ def test_a_stopped_run_goes_on_after_its_last_step(tmp_path: Path, monkeypatch: 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     run(Steps(select=Select(ratio=0.5, round_to=1), steps=2, folder=tmp_path, verify=Verify("off")))
-    with pytest.raises(UserError, match="holds the steps of another run"):
+    with pytest.raises(UserError, match="holds another run"):
         run(Steps(select=Select(ratio=0.4, round_to=1), steps=2, folder=tmp_path, verify=Verify("off")))
 
 

@@ -1,0 +1,70 @@
+"""The options that say which data, and how images become what the model takes: the same in every command."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentTypeError, Namespace
+from dataclasses import replace
+
+from onnxprune.cli.arguments import Parser, file_name, positive
+from onnxprune.data import Dataset, Request, reopened
+from onnxprune.dims import Dims
+from onnxprune.errors import UserError
+from onnxprune.model import Model
+from onnxprune.preprocess import COLORS, LAYOUTS, Preprocess, read_preprocess
+
+EMBEDDED = "onnxprune.models_zoo.digits:held_out"
+"""The data of the network that is shipped."""
+_IMAGES = ("mean", "std", "size", "layout", "color")
+
+
+def add(parser: Parser) -> None:
+    """The arguments."""
+    group = parser.add_argument_group("data (see docs/data.md)")
+    group.add_argument(
+        "--data",
+        metavar="DATA",
+        type=file_name,
+        help="a folder or .zip of images, .npy, .npz or a folder of those, module:function, or random:N "
+        "(default: none, but for the network shipped, which has its own)",
+    )
+    group.add_argument("--limit", metavar="N", type=positive, help="use so many samples at most")
+    group.add_argument(
+        "--batch", metavar="N", type=positive, default=32, help="samples per run, where the model leaves that open"
+    )
+    group.add_argument("--mean", metavar="M", type=_numbers, help="of each channel, such as 0.485,0.456,0.406")
+    group.add_argument("--std", metavar="S", type=_numbers, help="of each channel, such as 0.229,0.224,0.225")
+    group.add_argument("--size", metavar="N", type=_size, help="of images: 224, or HEIGHTxWIDTH")
+    group.add_argument("--layout", choices=LAYOUTS, help="where the channels of images go")
+    group.add_argument("--color", choices=tuple(COLORS), help="the channels of images")
+    group.add_argument(
+        "--preprocess", metavar="FILE", type=file_name, help="TOML file with these options of images, and scale"
+    )
+
+
+def asked(args: Namespace, *, embedded: bool) -> Request:
+    """What the arguments ask for; mistakes in them must not wait for the model to be read."""
+    if args.data is None and not embedded:
+        raise UserError("name the data: --data photos/, x.npz, module:function or random:64")
+    given = {name: getattr(args, name) for name in _IMAGES if getattr(args, name) is not None}
+    how = replace(read_preprocess(args.preprocess) if args.preprocess else Preprocess(), **given)
+    return Request(args.data or EMBEDDED, how, args.limit, args.batch)
+
+
+def opened(request: Request, model: Model, dims: Dims) -> Dataset:
+    """The data for a model, whose free dimensions the user may have bound."""
+    return reopened(replace(request, dims=tuple(dims.items())), model)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a list of numbers, such as 0.5 or 0.485,0.456,0.406") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", text)
+    if found is None:
+        raise ArgumentTypeError(f"{text!r} is no size, such as 224 or 224x320")
+    return int(found[1]), int(found[2] or found[1])
