@@ -16,14 +16,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from onnxprune.cli import analyze, apply, bench, ops, profile, prune, verify
+from onnxprune.cli import analyze, apply, bench, ops, profile, prune, sensitivity, verify
 from onnxprune.cli.arguments import RATIO, Parser, unknown
 from onnxprune.cli.ending import code_of, keep_standard_streams, orderly
 from onnxprune.cli.talk import Unheard, say, stdout
 from onnxprune.errors import UserError
 from onnxprune.version import __version__
 
-COMMANDS = (analyze, ops, prune, apply, verify, bench, profile)
+COMMANDS = (analyze, ops, prune, apply, verify, bench, profile, sensitivity)
 
 BROKEN_PIPE = 141
 
@@ -82,7 +82,9 @@ def _run(argv: Sequence[str] | None) -> int:
         with stdout():
             return int(end.code or 0)
     if args.command is None:
-        raise UserError("name a command: analyze, ops, prune, apply, verify, bench or profile (see 'onnxprune --help')")
+        raise UserError(
+            "name a command: analyze, ops, prune, apply, verify, bench, profile or sensitivity (see 'onnxprune --help')"
+        )
     if rest:
         raise UserError(unknown(top, args.command, rest[0]))
     code: int = args.run(args)

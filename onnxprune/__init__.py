@@ -21,6 +21,9 @@ from onnxprune.bench import bench
 from onnxprune.cost import cost
 from onnxprune.coupling import Coupling, Group, Reason, Slot
 from onnxprune.criteria import criterion
+from onnxprune.curves import Sensitivity
+from onnxprune.curves_json import load as load_sensitivity
+from onnxprune.damage import rescored
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import UserError, VerificationError
 from onnxprune.evaluate import Evaluation, Reference, evaluate
@@ -33,6 +36,7 @@ from onnxprune.plan_json import save as save_plan
 from onnxprune.preprocess import Preprocess
 from onnxprune.scores import score
 from onnxprune.select import select
+from onnxprune.sensitivity import sensitivity
 from onnxprune.verify import Verification, verify
 from onnxprune.version import __version__
 
@@ -48,6 +52,7 @@ __all__ = [
     "Preprocess",
     "Reason",
     "Reference",
+    "Sensitivity",
     "Slot",
     "State",
     "UserError",
@@ -62,12 +67,15 @@ __all__ = [
     "evaluate",
     "load",
     "load_plan",
+    "load_sensitivity",
     "normalize",
     "open_data",
+    "rescored",
     "save",
     "save_plan",
     "score",
     "select",
+    "sensitivity",
     "verify",
 ]
 

@@ -84,11 +84,17 @@ class Source(Protocol):
 class Dataset:
     """Batches for one model; every pass over it gives the same."""
 
-    def __init__(self, request: Request, form: Form, source: Source) -> None:
-        self.request, self.form, self._source = request, form, source
+    def __init__(self, request: Request, form: Form, source: Source, hold: int = 0) -> None:
+        self.request, self.form, self._source, self._hold = request, form, source, hold
         self._seen: tuple[int, str] | None = None
+        self._held: list[Batch] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
+        if self._held is not None:
+            yield from self._held
+            return
+        held: list[Batch] = []
+        room = self._hold
         where, size = repr(self.request.spec), self.form.fixed or self.request.batch
         count, labelled = 0, None
         digest = hashlib.blake2b(digest_size=16)
@@ -100,6 +106,11 @@ class Dataset:
             count += batch.count
             for array in (*batch.feeds.values(), *([batch.labels] if batch.labels is not None else [])):
                 digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
+                room -= array.nbytes
+            if room > 0:
+                held.append(batch)
+            else:
+                held.clear()
             yield batch
         found = (count, digest.hexdigest())
         if not count:
@@ -107,6 +118,7 @@ class Dataset:
         if self._seen not in (None, found):
             raise UserError(f"{where} gives other data each time; it must give the same (no shuffling, a fixed seed)")
         self._seen = found
+        self._held = held if room > 0 else None
 
     @property
     def samples(self) -> int | None:
@@ -152,8 +164,8 @@ def open_data(
     return reopened(Request(os.fspath(spec), preprocess, limit, batch, seed, bound), model)
 
 
-def reopened(request: Request, model: Model) -> Dataset:
-    """The data of a request, here."""
+def reopened(request: Request, model: Model, *, hold: int = 0) -> Dataset:
+    """The data of a request, here; kept in memory after the first pass where it takes less than `hold` bytes."""
     form = form_of(model, dict(request.dims))
     source = _random(request, model) or _files(request, form) or _calls(request, form)
     if source is None:
@@ -162,7 +174,7 @@ def reopened(request: Request, model: Model) -> Dataset:
         )
     if request.preprocess not in (None, Preprocess()) and not isinstance(source, ImageFiles):
         raise UserError(f"mean, std, size, layout and color are for images, and {request.spec!r} are none")
-    return Dataset(request, form, source)
+    return Dataset(request, form, source, hold)
 
 
 def _files(request: Request, form: Form) -> Source | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SLOW = {"PIL", "matplotlib", "networkx", "onnxruntime", "onnxscript", "sklearn", "torch", "torchvision"}
+SLOW = {"PIL", "joblib", "matplotlib", "networkx", "onnxruntime", "onnxscript", "sklearn", "torch", "torchvision"}
 
 
 def imported(folder: Path, *arguments: str) -> tuple[set[str], str]:
