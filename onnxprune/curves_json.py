@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,8 @@ def _found(data: object) -> Sensitivity:
     found = fields(data, "the file", ("version", "model", *_HOW, "data", "baseline", "groups"))
     source = fields(found["data"], "data", ("spec", "digest"))
     curves = tuple(items(found["groups"], "groups", _curve))
-    names = [curve.group for curve in curves]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(curve.group for curve in curves).items():
+        if count > 1:
             raise UserError(f"groups: {name!r} occurs twice")
     return Sensitivity(
         model=string(found["model"], "model"),

@@ -74,12 +74,8 @@ def damage(found: Sensitivity, figures: Evaluation) -> float:
 
 
 def ranked(found: Sensitivity) -> list[Curve]:
-    """The most sensitive group first: the one with the largest mean damage over its points."""
-
-    def mean(curve: Curve) -> float:
-        return sum(damage(found, point.figures) for point in curve.points) / max(1, len(curve.points))
-
-    return sorted(found.curves, key=mean, reverse=True)
+    """The most sensitive group first: the one that would cost most as a whole, wherever it was measured."""
+    return sorted(found.curves, key=lambda curve: -rises(found, curve).sum())
 
 
 def rises(found: Sensitivity, curve: Curve) -> Rises:

@@ -215,7 +215,10 @@ def _there(
 
 def _measure(home: Reference, trial: Trial) -> Evaluation:
     try:
-        return evaluate(apply(home.model, trial.plan), home.dataset, original=home)
+        found = evaluate(apply(home.model, trial.plan), home.dataset, original=home)
+        if (found.top1, found.agreement, found.deviation) == (None, None, None):
+            raise UserError("the model has no output of floats that could be compared with the original's")
+        return found
     except UserError as error:
         raise UserError(f"group {trial.group!r} without {trial.removed} of its units: {error}") from None
 

@@ -207,6 +207,19 @@ def test_what_a_cut_breaks_is_named(case: Case, monkeypatch: pytest.MonkeyPatch)
         case.measure(path=path)
 
 
+def test_a_model_of_which_nothing_can_be_said(tmp_path: Path) -> None:
+    case = Case(tmp_path, labels=False)
+    proto = network()
+    proto.graph.node.append(helper.make_node("ArgMax", ["y"], ["k"], name="choice", axis=1))
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info("k", TensorProto.INT64, ["batch", 1]))
+    onnx.save(proto, tmp_path / "net.onnx")
+    model = onnxprune.load(tmp_path / "net.onnx")
+    coupling = onnxprune.analyze(model)
+    with pytest.raises(UserError, match="no output of floats that could be compared"):
+        sensitivity(model, coupling, onnxprune.score(model, coupling, "l1"), case.data())
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
