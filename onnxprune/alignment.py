@@ -8,8 +8,8 @@ version, the type and the number of threads, so it is measured: chains of four e
     cost(b) = mean over the widths of time(nearest multiple of b)
 
 The mean width is the same for all b, so the costs compare. The block is the smallest whose cost is within 3 % of the
-least: bigger ones would only make the choice coarser. A group narrower than two blocks takes the largest block, down to
-2, with which about half of it takes at least a tenth less time than the whole; it stays whole where there is none.
+least: bigger ones would only make the choice coarser. A group narrower than two blocks takes the largest smaller block
+with which about half of it takes at least a tenth less time than the whole; it stays whole where there is none.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ RUNS = 5
 CONVOLUTIONS = ("conv1x1", "conv3x3", "depthwise")
 CONV = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "BatchNormalization"}
 _TYPES: Mapping[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "float16"}
+_INTEGER = {"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"}
 
 Curve = Mapping[int, float]
 """Width -> time."""
@@ -125,15 +126,16 @@ def best(times: Curve) -> int:
 
 
 def cost(times: Curve, block: int) -> float:
-    """The mean time of layers rounded to whole blocks."""
-    nearest = [max(block, int(width / block + 0.5) * block) for width in times if width >= WIDE]
-    return float(np.mean([times[width] for width in nearest if width in times]))
+    """The mean time of layers rounded to whole blocks; one in the middle between two counts half for each of them."""
+    wide = [width / block for width in times if width >= WIDE]
+    nearest = [math.floor(blocks + 0.5) for blocks in wide] + [math.ceil(blocks - 0.5) for blocks in wide]
+    return float(np.mean([times[blocks * block] for blocks in nearest]))
 
 
 def type_of(model: Model) -> str:
     """What most of its arithmetic is done in: float32, float16 or int8."""
     ops = {node.op_type for node in model.graph.node}
-    if ops & {"QLinearConv", "QLinearMatMul", "QGemm"} or {"QuantizeLinear", "DequantizeLinear"} <= ops:
+    if ops & _INTEGER or {"QuantizeLinear", "DequantizeLinear"} <= ops:
         return "int8"
     sizes: dict[str, int] = {}
     for weight in model.weights.values():
@@ -154,7 +156,7 @@ def curve(layer: str, kind: str, threads: int, provider: str) -> dict[int, float
 
 def _valid(value: Any) -> bool:
     return set(value) == set(LAYER_KINDS) and all(
-        [int(width) for width, _ in rows] == list(WIDTHS) and all(float(time) > 0 for _, time in rows)
+        [int(width) for width, _ in rows] == list(WIDTHS) and all(0 < float(time) < math.inf for _, time in rows)
         for rows in value.values()
     )
 

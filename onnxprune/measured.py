@@ -90,7 +90,7 @@ def remembered(
         pass
     except OSError as error:
         notes.append(f"cannot read {str(path)!r}: {error.strerror}; measured anew")
-    except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
+    except (ValueError, ArithmeticError, AttributeError, TypeError, LookupError, RecursionError):
         notes.append(f"the measurements in {str(path)!r} were damaged; measured anew")
     value = measure()
     try:
