@@ -146,11 +146,13 @@ def is_param(dtype: int, shape: Sequence[int]) -> bool:
 
 def _stored(model: Model) -> list[Tensor]:
     """The weights, those that normalisation took apart counted once: they are stored once."""
-    found: dict[object, Tensor] = {}
-    for weight in model.weights.values():
-        edits = (*sorted(weight.keep.items()), *sorted(weight.zeros.items()))
-        found[id(weight.source), weight.shape, tuple((axis, index.tobytes()) for axis, index in edits)] = weight
-    return list(found.values())
+    return list({content(weight): weight for weight in model.weights.values()}.values())
+
+
+def content(weight: Tensor) -> object:
+    """Equal for weights that `normalize` took apart and that still hold the same: they are stored once."""
+    edits = (*sorted(weight.keep.items()), *sorted(weight.zeros.items()))
+    return id(weight.source), weight.shape, tuple((axis, index.tobytes()) for axis, index in edits)
 
 
 def _constant_floats(node: onnx.NodeProto) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 
 from onnxprune.cost import is_param
 from onnxprune.macs import macs
@@ -16,17 +17,18 @@ COSTS = ("macs", "activation", "params", "latency")
 """What importance may be divided by."""
 
 _SAMPLES = 9
+_RECURRENT = {"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"}
 
 
 def terms_of(kind: str, model: Model, meter: Meter, widths: Widths) -> Terms:
     """Everything but time, which has to be measured."""
     if kind == "params":
-        return Terms(widths, _params(model))
+        return Terms(widths, _params(meter))
     return Terms(widths, _macs(model, meter, widths) if kind == "macs" else _activation(model, meter))
 
 
-def _params(model: Model) -> list[Term]:
-    weights = [weight for weight in model.weights.values() if is_param(weight.dtype, weight.shape)]
+def _params(meter: Meter) -> list[Term]:
+    weights = [weight for weight in meter.weights.values() if is_param(weight.dtype, weight.shape)]
     return [Term(w.name, None, w.name, (0.0, 0.0, float(math.prod(w.shape)), 0.0)) for w in weights]
 
 
@@ -41,7 +43,7 @@ def _activation(model: Model, meter: Meter) -> list[Term]:
 
 
 def _macs(model: Model, meter: Meter, widths: Widths) -> list[Term]:
-    """The formulas, as functions of what a node reads and writes: exact, since all of them are products of lengths."""
+    """The formulas as functions of two tensors: exact, unless three lengths of one product change at once."""
     rng = np.random.default_rng(0)
     counts = [{}, *(meter.random_counts(rng) for _ in range(_SAMPLES - 1))]
     samples = [(widths.ratios(widths.array(each)), meter.after(each)) for each in counts]
@@ -49,9 +51,17 @@ def _macs(model: Model, meter: Meter, widths: Widths) -> list[Term]:
     for node in model.graph.node:
         if not macs(node, meter.shapes):
             continue
-        reads = next((name for name in node.input if name in meter.shapes and name not in model.weights), None)
-        makes = node.output[0] if node.output and node.output[0] in meter.shapes else None
         values = np.array([float(macs(node, shapes) or 0) for _, shapes in samples])
-        u, v = (np.array([ratios[widths.index(name)] for ratios, _ in samples]) for name in (reads, makes))
-        terms.append(Term(node.name or node.output[0], reads, makes, fitted(u, v, values)))
+        ends = _ends(node, model, meter)
+        u, v = (np.array([ratios[widths.index(name)] for ratios, _ in samples]) for name in ends)
+        terms.append(Term(node.name or node.output[0], *ends, fitted(u, v, values)))
     return terms
+
+
+def _ends(node: onnx.NodeProto, model: Model, meter: Meter) -> tuple[str | None, str | None]:
+    """What a node reads and writes; of a recurrent layer its two weights, whose products are added."""
+    if node.op_type in _RECURRENT:
+        return node.input[1], node.input[2]
+    reads = (name for name in node.input if name in meter.shapes and name not in model.weights)
+    makes = (name for name in node.output if name in meter.shapes)
+    return next(reads, None), next(makes, None)

@@ -144,11 +144,14 @@ def _fused_matmul(x: Operands) -> int:
 
 @formula("MatMulNBits", "MatMulBnb4", "MatMulFpQ4")
 def _packed_matmul(x: Operands) -> int:
-    """The weight is packed; its true width is an attribute."""
-    columns = attribute(x.node, "N")
-    if columns is None:
-        raise UnknownShape
-    return math.prod(x.input(0)) * int(columns)
+    """The weight is packed; its true width is that of the output, or an attribute."""
+    try:
+        return math.prod(x.input(0)) * x.output()[-1]
+    except UnknownShape:
+        columns = attribute(x.node, "N")
+        if columns is None:
+            raise
+        return math.prod(x.input(0)) * int(columns)
 
 
 @formula("Einsum")

@@ -32,7 +32,8 @@ class Term:
     u: str | None
     """The tensor whose ratio is u; None: it is always 1."""
     v: str | None
-    coefficients: tuple[float, float, float, float]
+    coefficients: Sequence[float]
+    """a, b, c and d."""
 
 
 class Widths:
