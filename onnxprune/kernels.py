@@ -4,8 +4,9 @@ onnxruntime rewrites a graph before it runs it: it fuses (Conv, Add, Relu become
 own profiler is asked, on the whole model, and what it names is led back to the tensors of the file:
 
     kernel   /layer1/relu/Relu_output_0_nchwc        the tensor's name and a suffix
+    kernel   InsertedPrecisionFreeCast_conv_nchwc    and a prefix: half floats are computed as floats
     kernel   node_silu_1/QuickGeluFusion/            a node's name and what was made of it
-    tensor   reorder_token_7                         what a reorder made of a known tensor
+    tensor   reorder_token_7                         what a reorder made of a known tensor, or a Reshape, or a Cast
 
 A kernel of which nothing is known keeps its time and gets no tensors.
 """
@@ -13,6 +14,7 @@ A kernel of which nothing is known keeps its time and gets no tensors.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ import onnx
 from onnxprune.errors import UserError
 from onnxprune.inputs import Feeds, caller
 from onnxprune.model import Model
+from onnxprune.normalize import graphs
 from onnxprune.runtime import check_threads
 from onnxprune.store import save
 
@@ -33,6 +36,12 @@ RUNS = 8
 SECONDS = 0.3
 """Short models run more often, for about that long."""
 MOST_RUNS = 200
+
+_ADDED = re.compile(r"(_bn)?(_nchwc)?(_token_\d+)?$")
+"""What onnxruntime puts behind the name of a tensor or node that it makes into another one."""
+_CAST = "InsertedPrecisionFreeCast_"
+_MOVES = {"ReorderInput", "ReorderOutput", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Cast"}
+"""They write what they read, in another order or type: the same part of it is left after a cut."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +54,15 @@ class Kernel:
     reads: str | None
     """The file's tensor that its first input stands for; None: unknown, or a weight."""
     makes: str | None
-    """The same of its first output."""
+    """The same of its first output that is there."""
 
 
-def kernels(
-    model: Model, feeds: Feeds, *, threads: int = 1, provider: str = "CPUExecutionProvider", trace: bool = True
-) -> list[Kernel]:
-    """Every kernel of one run, in the order they run. Without `trace` names and times only, which is quicker."""
+def kernels(model: Model, feeds: Feeds, *, threads: int = 1, provider: str = "CPUExecutionProvider") -> list[Kernel]:
+    """Every kernel of one run, in the order they run."""
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
         folder = Path(scratch)
         save(model, folder / "model.onnx")
-        session = _session(folder, threads, provider, trace)
+        session = _session(folder, threads, provider)
         try:
             call = caller(session, feeds)
             _repeat(call)
@@ -64,15 +71,19 @@ def kernels(
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             raise UserError(f"onnxruntime cannot run the model: {' '.join(str(error).split())[:300]}") from None
         times = _times(Path(session.end_profiling()))
-        graph = onnx.load(str(folder / "optimized.onnx"), load_external_data=False).graph if trace else None
-    if graph is None:
-        return [Kernel(name, op, time, None, None) for name, (op, time) in times.items()]
+        graph = onnx.load(str(folder / "optimized.onnx"), load_external_data=False).graph
     known = _Origins(model, graph.node)
     by_name = {node.name: node for node in graph.node}
-    return [Kernel(name, op, time, *known.ends(by_name.get(name))) for name, (op, time) in times.items()]
+    # what runs inside a Loop is part of the Loop's own time
+    inside = {node.name for each in graphs(graph) for node in each.node} - by_name.keys()
+    return [
+        Kernel(name, op, time, *known.ends(by_name.get(name)))
+        for name, (op, time) in times.items()
+        if name not in inside
+    ]
 
 
-def _session(folder: Path, threads: int, provider: str, trace: bool) -> Any:
+def _session(folder: Path, threads: int, provider: str) -> Any:
     import onnxruntime as ort
 
     check_threads(threads)
@@ -80,11 +91,10 @@ def _session(folder: Path, threads: int, provider: str, trace: bool) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
-    if trace:
-        options.optimized_model_filepath = str(folder / "optimized.onnx")
-        # the weights go to a file of their own: only the graph is read back
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
-        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "64")
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    # the weights go to a file of their own: only the graph is read back
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "64")
     try:
         return ort.InferenceSession(str(folder / "model.onnx"), options, providers=[provider])
     except Exception as error:  # noqa: BLE001  as above
@@ -130,7 +140,7 @@ class _Origins:
         self.weights = set(model.weights)
         self.alias: dict[str, str] = {}
         for node in nodes:
-            for place, name in enumerate(node.output):
+            for place, name in enumerate(filter(None, node.output)):
                 origin = self._origin(node, place, name)
                 if origin is not None:
                     self.alias[name] = origin
@@ -140,8 +150,8 @@ class _Origins:
         if node is None:
             return None, None
         reads = (self._known(name) for name in node.input)
-        made = self._known(node.output[0]) if node.output else None
-        return next((name for name in reads if name is not None), None), made
+        makes = (self._known(name) for name in node.output if name)
+        return next((name for name in reads if name is not None), None), next(makes, None)
 
     def _known(self, name: str) -> str | None:
         return name if name in self.tensors else self.alias.get(name)
@@ -149,18 +159,16 @@ class _Origins:
     def _origin(self, node: onnx.NodeProto, place: int, name: str) -> str | None:
         if name in self.tensors:
             return name
-        if node.op_type in ("ReorderInput", "ReorderOutput") and node.input:
-            return self._known(node.input[0])
-        named: str = node.name.removesuffix("_nchwc")
         if place:
             return None
+        named = _ADDED.sub("", node.name.removeprefix(_CAST))
         if named in self.tensors:
             return named
         while named:
             if named in self.made:
                 return self.made[named]
             named = named.rpartition("/")[0]
-        return None
+        return self._known(node.input[0]) if node.op_type in _MOVES and node.input else None
 
 
 def by_operator(found: Iterable[Kernel]) -> Mapping[str, tuple[int, float]]:

@@ -3,7 +3,8 @@
 The model is pruned at a dozen random widths, all groups at once, and onnxruntime's profiler tells what each kernel then
 took: with the fusions, layouts and caches of the real run. So every kernel is seen at a dozen combinations of what it
 reads and writes, and its time is fitted by a + b u + c v + d u v (see `terms`), no coefficient negative. Summed up,
-they are good enough to rank; what is claimed in the end is always measured on whole models.
+they are good enough to rank; what is claimed in the end is always measured on whole models. A kernel is found again in
+another run by what it is, reads and makes: onnxruntime numbers the names of what it inserts differently each time.
 
     conv     d u v mostly       depthwise, element-wise     c v          reorder     c v
     matmul   d u v              attention by heads          c v          overhead    a
@@ -14,7 +15,9 @@ Widths are drawn in whole blocks: others would run other kernels. The result is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +29,7 @@ from onnxprune.dims import Dims
 from onnxprune.errors import UserError
 from onnxprune.inputs import Feeds, runnable_feeds
 from onnxprune.kernels import Kernel, kernels
+from onnxprune.kinds import is_number
 from onnxprune.measured import Machine, remembered
 from onnxprune.meter import Meter
 from onnxprune.model import Model
@@ -39,6 +43,8 @@ LEVELS = (1.0, 0.75, 0.5, 0.25)
 """Parts of its units that a group may keep in a probe."""
 
 Progress = Callable[[float], None]
+Key = tuple[str, str | None, str | None, int]
+"""What tells a kernel from others: operator, what it reads and makes, and how many such came before it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +77,14 @@ def latency_of(
         "latency",
         Machine.this(threads=threads, provider=provider),
         lambda: _measured(model, found, widths, threads, provider, dims, on_progress or (lambda part: None)),
-        of={"model": fingerprint(model), "dims": dict(meter.dims), "blocks": dict(found.blocks)},
+        of={
+            "model": fingerprint(model),
+            "dims": {name: int(size) for name, size in (meter.dims | dict(dims or {})).items()},
+            "blocks": dict(found.blocks),
+        },
         valid=_valid,
     )
-    terms = [Term(t["name"], t["u"], t["v"], tuple(t["coefficients"])) for t in stored.value["terms"]]
+    terms = [Term(**term) for term in stored.value["terms"]]
     listed = tuple(Kernel(**kernel) for kernel in stored.value["kernels"])
     return Latency(Terms(widths, terms), listed, stored.notes, stored.fresh)
 
@@ -98,7 +108,7 @@ def _measured(
 ) -> dict[str, Any]:
     feeds = runnable_feeds(model, session(model, threads=threads), dims=dims).feeds
     base = kernels(model, feeds, threads=threads, provider=provider)
-    seen: list[tuple[Floats, dict[str, float]]] = [(widths.array({}), {k.name: k.microseconds for k in base})]
+    seen: list[tuple[Floats, dict[Key, float]]] = [(widths.array({}), _by_key(base))]
     for number, removed in enumerate(_probes(found)):
         on_progress((number + 1) / (PROBES + 1))
         times = _probe(model, found, removed, feeds, threads, provider)
@@ -106,13 +116,23 @@ def _measured(
             seen.append((widths.array(removed), times))
     ratios = np.stack([widths.ratios(removed) for removed, _ in seen])
     terms = []
-    for kernel in base:
+    for kernel, key in zip(base, _by_key(base), strict=True):
         reads = kernel.reads if kernel.reads is not None else kernel.makes
-        rows = [row for row, (_, times) in enumerate(seen) if kernel.name in times]
-        values = np.array([seen[row][1][kernel.name] for row in rows])
+        rows = [row for row, (_, times) in enumerate(seen) if key in times]
+        values = np.array([seen[row][1][key] for row in rows])
         u, v = (ratios[rows, widths.index(tensor)] for tensor in (reads, kernel.makes))
         terms.append(Term(kernel.name, reads, kernel.makes, fitted(u, v, values)))
     return {"terms": [asdict(term) for term in terms], "kernels": [asdict(kernel) for kernel in base]}
+
+
+def _by_key(found: Iterable[Kernel]) -> dict[Key, float]:
+    seen: Counter[tuple[str, str | None, str | None]] = Counter()
+    times: dict[Key, float] = {}
+    for kernel in found:
+        what = (kernel.op, kernel.reads, kernel.makes)
+        times[*what, seen[what]] = kernel.microseconds
+        seen[what] += 1
+    return times
 
 
 def _probes(found: Field) -> list[dict[str, int]]:
@@ -130,18 +150,26 @@ def _probes(found: Field) -> list[dict[str, int]]:
 
 def _probe(
     model: Model, found: Field, removed: Mapping[str, int], feeds: Feeds, threads: int, provider: str
-) -> dict[str, float]:
-    """Kernel -> microseconds at these widths; nothing where the model does not run at them."""
+) -> dict[Key, float]:
+    """The kernels' microseconds at these widths; nothing where the model does not run at them."""
     order = {group.name: np.arange(group.size, dtype=np.float64) for group in found.groups}
     try:
         pruned = apply(model, plan_of(found, Scores("probe", order, {}), removed, {}))
-        timed = kernels(pruned, feeds, threads=threads, provider=provider, trace=False)
+        return _by_key(kernels(pruned, feeds, threads=threads, provider=provider))
     except UserError:
         return {}
-    return {kernel.name: kernel.microseconds for kernel in timed}
 
 
 def _valid(value: Any) -> bool:
-    return all(len(term["coefficients"]) == 4 and {"name", "u", "v"} <= set(term) for term in value["terms"]) and all(
-        isinstance(Kernel(**kernel), Kernel) for kernel in value["kernels"]
+    listed = [Kernel(**kernel) for kernel in value["kernels"]]
+    terms = [Term(**term) for term in value["terms"]]
+    numbers = [kernel.microseconds for kernel in listed] + [x for term in terms for x in term.coefficients]
+    names = [name for kernel in listed for name in (kernel.name, kernel.op)] + [term.name for term in terms]
+    tensors = [name for kernel in listed for name in (kernel.reads, kernel.makes)]
+    tensors += [name for term in terms for name in (term.u, term.v)]
+    return (
+        all(is_number(x) and 0 <= x < math.inf for x in numbers)
+        and all(len(term.coefficients) == 4 for term in terms)
+        and all(isinstance(name, str) for name in names)
+        and all(name is None or isinstance(name, str) for name in tensors)
     )

@@ -146,14 +146,14 @@ def _kernels(
 def _work(model: Model, found: tuple[Kernel, ...], meter: Meter) -> dict[str, int]:
     """Kernel -> the work of the nodes that were fused into it: those whose output leads to what it makes."""
     makers = {kernel.makes: kernel.name for kernel in reversed(found) if kernel.makes}
+    first = [next(filter(None, node.output), "") for node in model.graph.node]
     readers: dict[str, list[str]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node.output[0] if node.output else "")
+    for node, made in zip(model.graph.node, first, strict=True):
+        for name in filter(None, node.input):
+            readers.setdefault(name, []).append(made)
     work: dict[str, int] = {}
-    for node in model.graph.node:
-        count = macs(node, meter.shapes)
-        tensor = node.output[0] if node.output else ""
+    for node, made in zip(model.graph.node, first, strict=True):
+        count, tensor = macs(node, meter.shapes), made
         while count and tensor not in makers and len(readers.get(tensor, ())) == 1:
             tensor = readers[tensor][0]
         if count and tensor in makers:
