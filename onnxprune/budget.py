@@ -2,9 +2,9 @@
 
 All units that may go are put in one order: by rank within their group (`local`), by score over all groups (`global`) or
 within each set of alike groups (`isomorphic`); or, where a cost is given, by score per cost saved (see `knapsack`).
-Cutting a longer prefix never costs more, so the shortest one that holds
-the targets is found by halving. What can be counted is counted (`meter`); time is measured on the model that a prefix
-gives (`clock`), and of the prefixes tried the slowest that is fast enough is taken.
+Cutting a longer prefix never costs more, so the shortest one that holds the targets is found by halving. What can be
+counted is counted (`meter`); time is measured on the model that a prefix gives (`clock`), and of the prefixes tried the
+slowest that is fast enough is taken.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from onnxprune.knapsack import by_gain
 from onnxprune.meter import Meter, Usage
 from onnxprune.plan import Plan
 from onnxprune.scores import Scores
-from onnxprune.select import Field, check_options, competitors, field_of, plan_of, said
+from onnxprune.select import Field, check_options, competitors, field_of, plan_of, said, share
 from onnxprune.targets import Target, parse
 from onnxprune.terms import Terms
 
@@ -35,7 +35,7 @@ CLOSE = 0.03
 Keys = npt.NDArray[np.float64]
 
 TRIES = 9
-"""Models measured at most."""
+"""Models measured at most, besides the two ends."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,19 @@ class Order:
     def size(self) -> int:
         return int(self.owner.size)
 
+    def share(self, ratio: float) -> int:
+        """The length that holds this part of the units of all groups that are ranked, as far as floors allow."""
+        units = sum(group.size for group in self.found.groups if group.name not in self.found.own)
+        return min(self.size, share(ratio, units))
+
+    def edge(self, length: int, other: int) -> int:
+        """The length nearest to another one at which the same goes: blocks leave many lengths without a difference."""
+        same, counts = length, self.counts(length)
+        while abs(other - same) > 1:
+            middle = (same + other) // 2
+            same, other = (middle, other) if self.counts(middle) == counts else (same, middle)
+        return same
+
     def counts(self, length: int) -> dict[str, int]:
         """Units of each group that go with the first so many, in whole blocks and above the floors."""
         tally = np.bincount(self.owner[:length], minlength=len(self.found.groups)).tolist()
@@ -65,7 +78,10 @@ class Order:
         """The plan that cuts the first so many."""
         counts = self.counts(length)
         if not any(counts.values()):
-            raise NothingToCut("nothing would be cut: the model holds all targets as it is")
+            blocks = f"min_keep {self.options['min_keep']} and round_to {self.options['round_to']}"
+            holds = "the model holds all targets as it is, or they ask for less than one block"
+            why = holds if self.size else f"{blocks} leave every group whole"
+            raise NothingToCut(f"nothing would be cut: {why}")
         return plan_of(self.found, self.scores, counts, {**self.options, **noted})
 
 
@@ -90,7 +106,7 @@ def order_of(
     """
     check_options(0.5, scope, round_to, min_keep)
     found = field_of(coupling, scores, round_to, min_keep, include, exclude, include_ops, exclude_ops, ratios)
-    given = {g.name: round(found.own[g.name] * g.size) for g in found.groups if g.name in found.own}
+    given = {g.name: share(found.own[g.name], g.size) for g in found.groups if g.name in found.own}
     options = {
         "scope": scope if per is None else "global",
         "per": per_what,
@@ -133,7 +149,7 @@ def length_within(
     before = meter.usage({})
     ratio = wanted.pop("ratio", None)
     latency = wanted.pop("latency", None)
-    length = round(ratio.value * order.size) if ratio is not None else 0
+    length = order.share(ratio.value) if ratio is not None else 0
     bound = "ratio" if ratio is not None else ""
     for target in wanted.values():
         least = _shortest(order, meter, target, _amount(before, target))
@@ -143,7 +159,11 @@ def length_within(
         if clock is None:
             raise UserError(f"target {latency.text!r} needs measurements; use the command line or the Select pass")
         limit = latency.value / original_ms if latency.absolute else latency.value
-        fast = _fast_enough(order, length, lambda n: clock(order.plan(n)), limit, latency, meter)
+
+        def measure(length: int) -> float:
+            return clock(order.plan(length)) if any(order.counts(length).values()) else 1.0
+
+        fast = _fast_enough(order, length, measure, limit, latency, meter)
         if fast > length:
             length, bound = fast, "latency"
     return length, bound
@@ -206,11 +226,9 @@ def _shortest(order: Order, meter: Meter, target: Target, original: float) -> in
 
 def _holders(order: Order, meter: Meter, target: Target, least: float) -> str:
     """Who holds most of what is left when everything that may go is gone."""
-    counts = order.counts(order.size)
-    gains = []
-    for group in order.found.groups:
-        more = counts | {group.name: group.size}
-        gains.append((least - _amount(meter.usage(more), target), group.name))
+    names = {group.name for group in order.found.groups}
+    left = meter.without_each(order.counts(order.size))
+    gains = [(least - _amount(usage, target), name) for name, usage in left if name in names]
     top = [name for gain, name in sorted(gains, reverse=True)[:3] if gain > 0]
     return f" (held most by {', '.join(top)})" if top else ""
 
@@ -221,31 +239,35 @@ def _fast_enough(
     """The shortest prefix found whose model is fast enough. Time is noisy, not monotone: what is kept was measured.
 
     Between a prefix that is too slow and one that is fast enough, the next one tried is where a straight line between
-    them meets the limit, kept off both ends so that a bent curve cannot stall it.
+    them meets the limit. Where that falls on the same side twice, the curve is bent, and the other end counts half
+    (the Illinois algorithm), else a few steps would not get away from it.
     """
-    low, slow = start, 1.0
-    high = order.size
-    if start:
-        slow = measure(start)
-        if slow <= limit:
-            return start
-    fast = measure(high)
+    slow = measure(start) if start else 1.0
+    if slow <= limit:
+        return start
+    fast = measure(order.size)
     if fast > limit:
         work = parse(["macs=0.5"])[0]
-        least = _amount(meter.usage(order.counts(high)), work)
+        least = _amount(meter.usage(order.counts(order.size)), work)
         raise UserError(
             f"target {target.text!r} cannot be reached: cut as far as min_keep allows, the model takes {fast:.2f} of "
             f"the original's time{_holders(order, meter, work, least)}; lower min_keep, or take the target back"
         )
+    low, high = order.edge(start, order.size), order.edge(order.size, start)
     aim = limit * (1 - CLOSE / 2)
+    above, below, side = slow - aim, aim - fast, 0
     for _ in range(TRIES):
         if high - low <= 1 or fast > limit * (1 - CLOSE):
             break
-        part = min(max((slow - aim) / max(slow - fast, 1e-9), 0.1), 0.9)
+        part = min(max(above / (above + below), 0.1), 0.9)
         middle = min(max(low + round(part * (high - low)), low + 1), high - 1)
         seen = measure(middle)
         if seen <= limit:
-            high, fast = middle, seen
+            high, fast, below = order.edge(middle, low), seen, aim - seen
+            above /= 2 if side > 0 else 1
+            side = 1
         else:
-            low, slow = middle, seen
+            low, above = order.edge(middle, high), seen - aim
+            below /= 2 if side < 0 else 1
+            side = -1
     return high

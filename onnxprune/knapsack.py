@@ -3,13 +3,14 @@
 A budget asks for the selection that loses least importance and saves so much time (or work, or memory). With units that
 each have an importance and a saving, taking those with the smallest quotient first is the best there is up to one unit.
 Two things are added. Units go in whole blocks, the lowest of their group together, so that widths stay multiples. And
-savings change on the way, since a convolution costs input times output channels: after each percent of the whole
-they are computed anew. HALP (Shen et al., NeurIPS 2022) argues for the knapsack, group Fisher (Liu et al., ICML 2021)
+savings change on the way, since a convolution costs input times output channels: after each percent of the whole they
+are computed anew. HALP (Shen et al., NeurIPS 2022) argues for the knapsack, group Fisher (Liu et al., ICML 2021)
 for dividing importance by what a channel costs.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,12 +27,11 @@ REFRESH = 0.01
 class _Queue:
     """One group's units, the lowest first, in the steps in which they go."""
 
-    def __init__(self, group: Group, scores: Floats, floor: int, block: int, gone: int) -> None:
-        lowest = np.sort(scores)
-        ends = [group.size - kept for kept in range(group.size // block * block, floor - 1, -block)] if block else []
-        self.ends = [end for end in ends if end > gone and end <= group.size - floor]
-        self.sums = np.concatenate([[0.0], np.cumsum(lowest)])
-        self.gone, self.step = gone, 0
+    def __init__(self, group: Group, scores: Floats, floor: int, block: int) -> None:
+        self.ends = [group.size - kept for kept in range(group.size // block * block, floor - 1, -block)]
+        self.ends = [end for end in self.ends if end]
+        self.lowest = np.sort(scores)
+        self.gone = self.step = 0
 
     @property
     def done(self) -> bool:
@@ -45,7 +45,7 @@ class _Queue:
     @property
     def loss(self) -> float:
         """The importance that goes with them."""
-        return float(self.sums[self.ends[self.step]] - self.sums[self.gone])
+        return float(self.lowest[self.gone : self.ends[self.step]].sum())
 
     def take(self) -> None:
         self.gone, self.step = self.ends[self.step], self.step + 1
@@ -57,29 +57,33 @@ def by_gain(found: Field, scores: Scores, cost: Terms, given: Mapping[str, int])
     removed = cost.widths.array(given)
     queues: dict[int, _Queue] = {}
     for number, group in enumerate(found.groups):
-        if group.name in found.own:
-            continue
-        lowest = np.maximum(scores.by_group[group.name], 0.0)  # a negative importance would make a small saving better
-        queues[number] = _Queue(group, lowest, found.floors[group.name], found.blocks[group.name], 0)
+        if group.name not in found.own:
+            # a negative importance would make a small saving better; one that is no number goes last, as in any sorting
+            importance = np.nan_to_num(scores.by_group[group.name], nan=np.inf, posinf=np.inf).clip(0.0)
+            queues[number] = _Queue(group, importance, found.floors[group.name], found.blocks[group.name])
     owners: list[Indices] = []
     stride = REFRESH * max(cost.total(removed), 1e-12)
+
+    def offer(number: int) -> tuple[float, float, int]:
+        """The next step of a group, in the order in which steps are taken."""
+        queue = queues[number]
+        gain = max(float(savings[place[found.groups[number].name]]) * queue.units, 0.0)
+        return queue.loss / gain if gain > 0 else np.inf, -gain, number
+
     while True:
         savings = cost.saved(removed)
-        ranked = []
-        for number, queue in queues.items():
-            if not queue.done:
-                gain = max(float(savings[place[found.groups[number].name]]) * queue.units, 0.0)
-                ranked.append((queue.loss / gain if gain > 0 else np.inf, -gain, number))
-        if not ranked:
+        heap = [offer(number) for number, queue in queues.items() if not queue.done]
+        if not heap:
             break
-        ranked.sort()
+        heapq.heapify(heap)
         gained = 0.0
-        for _, negative, number in ranked:
+        while heap and gained < stride:
+            _, negative, number = heapq.heappop(heap)
             queue = queues[number]
             owners.append(np.full(queue.units, number, np.int64))
             removed[place[found.groups[number].name]] += queue.units
             queue.take()
             gained -= negative
-            if gained >= stride:
-                break
+            if not queue.done:
+                heapq.heappush(heap, offer(number))
     return np.concatenate([*owners, np.zeros(0, np.int64)])

@@ -75,7 +75,7 @@ def select(
     """Decide which units go."""
     check_options(ratio, scope, round_to, min_keep)
     found = field_of(coupling, scores, round_to, min_keep, include, exclude, include_ops, exclude_ops, ratios)
-    wanted = {group.name: _share(found.own.get(group.name, ratio), group.size) for group in found.groups}
+    wanted = {group.name: share(found.own.get(group.name, ratio), group.size) for group in found.groups}
     for members in competitors(found, scope) if scope != "local" else ():
         wanted |= _global(members, scores, ratio, found.floors)
     counts = found.counts(wanted)
@@ -224,7 +224,8 @@ def aligned(size: int, wanted: int, floor: int, block: int) -> int:
     return max(0, size - max(nearest, floor))
 
 
-def _share(ratio: float, size: int) -> int:
+def share(ratio: float, size: int) -> int:
+    """So much of so many units, to the nearest."""
     return math.floor(ratio * size + 0.5 + 1e-9)  # 1e-9: 0.15 * 10 + 0.5 must not fall below 2
 
 
@@ -234,7 +235,7 @@ def _global(pool: Sequence[Group], scores: Scores, ratio: float, floors: Mapping
         return {}
     spare = [np.sort(scores.by_group[group.name])[: group.size - floors[group.name]] for group in pool]
     owner = np.repeat(np.arange(len(pool)), [len(part) for part in spare])
-    lowest = np.argsort(np.concatenate(spare), kind="stable")[: _share(ratio, sum(group.size for group in pool))]
+    lowest = np.argsort(np.concatenate(spare), kind="stable")[: share(ratio, sum(group.size for group in pool))]
     counts = np.bincount(owner[lowest], minlength=len(pool)).tolist()
     return {group.name: count for group, count in zip(pool, counts, strict=True)}
 
