@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import sys
 import tracemalloc
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from onnxprune import arrays
-from onnxprune.data import Dataset, open_data
+from onnxprune import arrays, images
+from onnxprune.data import Dataset, Request, open_data, reopened
 from onnxprune.errors import UserError
 from onnxprune.model import Model
 from onnxprune.preprocess import Preprocess, read_preprocess
@@ -146,6 +145,9 @@ def test_what_is_not_stacked_comes_as_it_was_written(folder: Path) -> None:
     batches = list(open_data(folder, STATEFUL, batch=2, limit=5))
     assert [(batch.count, batch.feeds["h"].shape) for batch in batches] == [(4, (2, 4, 3))] * 2
     assert batches[1].feeds["x"][0, 0] == 1
+    open_layers = model("(float[batch, 5] x, float[layers, batch, 3] h) => (float y) { y = ReduceMax(h) }")
+    (whole,) = open_data("0.npz", open_layers, batch=2)
+    assert (whole.count, whole.feeds["x"].shape, whole.feeds["h"].shape) == (4, (4, 5), (2, 4, 3))
 
 
 def test_memory_holds_a_batch_and_not_the_set(folder: Path) -> None:
@@ -158,6 +160,26 @@ def test_memory_holds_a_batch_and_not_the_set(folder: Path) -> None:
         tracemalloc.stop()
     assert count == 1 << 10
     assert peak < 2 << 20, "32 MiB would be all of it"
+
+
+def test_what_is_small_can_be_kept(folder: Path) -> None:
+    np.save(folder / "a.npy", numbers(6, 2).astype(np.float32))
+    kept, read = (reopened(Request("a.npy", batch=4), POINTS, hold=hold) for hold in (49, 48))
+    assert (joined(kept) == joined(read)).all()
+    (folder / "a.npy").unlink()
+    assert (joined(kept) == numbers(6, 2)).all()
+    with pytest.raises(UserError, match=r"cannot read 'a\.npy'"):
+        list(read)
+    np.savez_compressed(folder / "a.npz", x=np.zeros((1 << 10, 1 << 13), np.float32))
+    large = reopened(Request("a.npz", batch=8), WIDE, hold=1 << 20)
+    tracemalloc.start()
+    try:
+        for _ in large:
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 @pytest.mark.parametrize(
@@ -441,7 +463,7 @@ def test_an_archive_of_images_is_read_where_it_lies(folder: Path) -> None:
         open_data("broken.zip", PICTURES)
 
 
-def test_images_that_cannot_be_read_are_counted_and_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_cannot_be_read_are_counted_and_named(folder: Path) -> None:
     save(folder / "photos/good.png", "RGB", (2, 2), [(0, 0, 0)] * 4)
     whole = (folder / "photos/good.png").read_bytes()
     (folder / "photos/cut.png").write_bytes(whole[: len(whole) // 2])
@@ -455,12 +477,24 @@ def test_images_that_cannot_be_read_are_counted_and_named(folder: Path, monkeypa
     with pytest.raises(UserError, match="'photos' holds no samples; 3 of 3 images cannot be read"):
         list(open_data("photos", PICTURES))
 
+
+def test_images_that_are_not_even_tried(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(folder / "bomb/a.png", "L", (64, 64), [0] * 4096)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
-        with pytest.raises(UserError, match="decompression bomb"):
-            list(open_data("bomb", GRAY))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)  # above it Pillow warns, above twice of it refuses
+    with pytest.raises(UserError, match="decompression bomb"):
+        list(open_data("bomb", GRAY))
+    (folder / "other").mkdir()
+    Image.new("L", (4, 4)).save(folder / "other/a.png", format="PCX")
+    with pytest.raises(UserError, match="cannot identify image file"):
+        list(open_data("other", GRAY))
+    (folder / "links").mkdir()
+    (folder / "links/a.png").symlink_to("nothing")
+    with pytest.raises(UserError, match="no regular file"):
+        list(open_data("links", GRAY))
+    save(folder / "large/a.png", "L", (4, 4), [0] * 16)
+    monkeypatch.setattr(images, "MOST_BYTES", 10)
+    with pytest.raises(UserError, match="MiB are too many"):
+        list(open_data("large", GRAY))
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,37 @@ def test_a_process_is_told_what_it_measures(case: Case) -> None:
             sensitivity(model, case.coupling, case.scores, case.data(), jobs=2, backend="threading")
 
 
+def test_data_that_is_other_data_elsewhere(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(case.folder)
+    (case.folder / "data_of_a_thread.py").write_text(
+        "import threading\nimport numpy as np\n"
+        "def batches():\n    here = threading.current_thread() is threading.main_thread()\n"
+        "    yield np.eye(8) * (2 if here else 3)\n"
+    )
+    with pytest.raises(UserError, match="'data_of_a_thread:batches' is other data in another process"):
+        case.measure(data=case.data("data_of_a_thread:batches"), jobs=2, backend="threading")
+
+
+def test_paths_lead_there_from_any_folder(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    def here(function: Any, arguments: Any, *how: Any) -> Any:
+        sent.extend((place.path, place.request.spec, how) for place, *_ in arguments)
+        return ((index, function(*given)) for index, given in enumerate(arguments))
+
+    monkeypatch.setattr(MODULE, "in_parallel", here)
+    monkeypatch.chdir(case.folder)
+    model = onnxprune.load("net.onnx")
+    data = open_data("x.npz", model)
+    found = sensitivity(model, case.coupling, case.scores, data, ratios=[0.5], jobs=3, backend="threading")
+    assert sent == [(case.folder / "net.onnx", str(case.folder / "x.npz"), (3, "threading"))] * 2
+    assert found.spec == "x.npz"
+
+
+def test_nothing_to_do_starts_no_cluster() -> None:
+    assert list(parallel.in_parallel(print, [], 2, "dask")) == []
+
+
 @pytest.mark.parametrize(
     ("missing", "options", "said"),
     [
@@ -314,11 +345,16 @@ def test_the_ranking_within_a_group_stays() -> None:
 
 
 def test_between_groups_damage_decides() -> None:
-    found = found_of(measured(4, {2: 0.2, 4: 0.8}, group="a"), measured(2, {1: 0.25}, group="b"))
-    new = rescored(scores_of(a=[4, 3, 2, 1], b=[10, 20], c=[2, 1, 1, 1]), found)
+    curves = [
+        measured(4, {2: 0.2, 4: 0.8}, group="a"),
+        measured(2, {1: 0.25}, group="b"),
+        measured(3, {1: 9}, group="d"),
+    ]
+    found = found_of(*curves)
+    new = rescored(scores_of(a=[4, 3, 2, 1], b=[10, 20], c=[2, 1, 1, 1], d=[1, 1, 1]), found)
     assert new.by_group["a"] == pytest.approx([0.3, 0.3, 0.1, 0.1])
     assert new.by_group["b"] == pytest.approx([0.25, 0.25])
-    assert new.by_group["c"] == pytest.approx([0.275, 0.175, 0.175, 0.275]), "the median of the others at each quarter"
+    assert new.by_group["c"] == pytest.approx([0.3, 0.25, 0.25, 0.3]), "the median of the others at each quarter"
     assert new.criterion == "l1"
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from PIL import Image
 
 from onnxprune.data import Request
@@ -97,6 +99,7 @@ def test_images_are_prepared_as_told(run: Run, model: Path, tmp_path: Path, monk
     assert how is not None
     assert (how.mean, how.std, how.size, how.layout, how.color) == ((0.5,), (0.1, 0.2, 0.3), (8, 8), "nchw", "bgr")
     assert (request.limit, request.batch, request.dims) == (2, 7, (("batch", 2),))
+    assert "size 8x4 does not fit" in run("sensitivity", model, "--data", "photos", "--size", "8x4").err
 
 
 def test_the_network_shipped_has_its_data(run: Run) -> None:
@@ -109,6 +112,26 @@ def test_the_curves_are_drawn(run: Run, model: Path, arrays: str, tmp_path: Path
     said = run("sensitivity", model, "--data", arrays, "--ratios", "0.5", "--plot", "c.svg")
     assert said.err == "wrote sensitivity.json\nwrote c.svg\n"
     assert b"<svg" in (tmp_path / "c.svg").read_bytes()
+
+
+def test_inexact_cuts_on_request(run: Run, tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 6] x, float[6, 8] w, float[8] s, float[8] t, float[8, 3] v) => (float[n, 3] y) {
+            a = MatMul (x, w)
+            b = LayerNormalization (a, s, t)
+            y = MatMul (b, v)
+        }
+    """)
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (6, 8)), ("s", (8,)), ("t", (8,)), ("v", (8, 3))):
+        proto.graph.initializer.append(numpy_helper.from_array(rng.uniform(0.5, 1.5, shape).astype(np.float32), name))
+    del proto.graph.input[1:]
+    onnx.save(proto, tmp_path / "norm.onnx")
+    words = ["sensitivity", "norm.onnx", "--data", "random:4", "--ratios", "0.5", "--json"]
+    assert run(*words).code == 2
+    (group,) = run(*words, "--allow-inexact").data["groups"]
+    assert group["points"][0]["removed"] == 4
 
 
 def test_progress_of_what_takes_long(run: Run, model: Path, arrays: str, monkeypatch: pytest.MonkeyPatch) -> None:
