@@ -153,7 +153,7 @@ def fused_matmul(a: int, b: int, batch: int = 0) -> Row:
 
 def fused_batches(n: Net) -> None:
     x = fed(n, 2, 3, 4, 5)
-    close(n, n.op(f"{MS}::FusedMatMul", x, n.weight(3, 2, 8, 6), transBatchA=1, made=(3, 2, 4, 6)))
+    close(n, n.op(f"{MS}::FusedMatMul", x, n.weight(3, 4, 8, 6), transBatchA=1, made=(3, 4, 2, 6)))
 
 
 def tied(n: Net) -> None:
