@@ -36,6 +36,8 @@ DOING = {
     "Steps": "pruning step by step",
     "LoadPlan": "reading the plan",
     "Apply": "cutting",
+    "Spare": "cutting as much as the data bears",
+    "Compensate": "making up for what was cut",
     "Verify": "verifying against the masked original",
     "Bench": "measuring latency",
     "Save": "writing",

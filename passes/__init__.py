@@ -3,6 +3,7 @@
 from onnxprune.passes.analyze import Analyze
 from onnxprune.passes.apply import Apply
 from onnxprune.passes.bench import Bench
+from onnxprune.passes.compensate import Compensate
 from onnxprune.passes.load_plan import LoadPlan
 from onnxprune.passes.normalize import Normalize
 from onnxprune.passes.save import Save
@@ -12,4 +13,17 @@ from onnxprune.passes.spare import Spare
 from onnxprune.passes.steps import Steps
 from onnxprune.passes.verify import Verify
 
-__all__ = ["Analyze", "Apply", "Bench", "LoadPlan", "Normalize", "Save", "Score", "Select", "Spare", "Steps", "Verify"]
+__all__ = [
+    "Analyze",
+    "Apply",
+    "Bench",
+    "Compensate",
+    "LoadPlan",
+    "Normalize",
+    "Save",
+    "Score",
+    "Select",
+    "Spare",
+    "Steps",
+    "Verify",
+]
