@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,12 +169,3 @@ class _Origins:
                 return self.made[named]
             named = named.rpartition("/")[0]
         return self._known(node.input[0]) if node.op_type in _MOVES and node.input else None
-
-
-def by_operator(found: Iterable[Kernel]) -> Mapping[str, tuple[int, float]]:
-    """Operator -> how many kernels, and their microseconds, the longest first."""
-    sums: dict[str, tuple[int, float]] = {}
-    for kernel in found:
-        count, time = sums.get(kernel.op, (0, 0.0))
-        sums[kernel.op] = (count + 1, time + kernel.microseconds)
-    return dict(sorted(sums.items(), key=lambda item: -item[1][1]))

@@ -25,7 +25,7 @@ import numpy as np
 
 from onnxprune.apply import apply
 from onnxprune.coupling import Coupling
-from onnxprune.dims import Dims
+from onnxprune.dims import Dims, candidates, inputs_of
 from onnxprune.errors import UserError
 from onnxprune.inputs import Feeds, runnable_feeds
 from onnxprune.kernels import Kernel, kernels
@@ -73,13 +73,14 @@ def latency_of(
 ) -> Latency:
     """The model's latency by width; measured unless that was done before."""
     widths = Widths(coupling, meter.shapes)
+    sizes = candidates(inputs_of(model, dims), dims)[0]
     stored = remembered(
         "latency",
         Machine.this(threads=threads, provider=provider),
         lambda: _measured(model, found, widths, threads, provider, dims, on_progress or (lambda part: None)),
         of={
             "model": fingerprint(model),
-            "dims": {name: int(size) for name, size in (meter.dims | dict(dims or {})).items()},
+            "dims": {name: int(size) for name, size in sizes.items()},
             "blocks": dict(found.blocks),
         },
         valid=_valid,
@@ -168,7 +169,8 @@ def _valid(value: Any) -> bool:
     tensors = [name for kernel in listed for name in (kernel.reads, kernel.makes)]
     tensors += [name for term in terms for name in (term.u, term.v)]
     return (
-        all(is_number(x) and 0 <= x < math.inf for x in numbers)
+        len(terms) == len(listed)
+        and all(is_number(x) and 0 <= float(x) < math.inf for x in numbers)
         and all(len(term.coefficients) == 4 for term in terms)
         and all(isinstance(name, str) for name in names)
         and all(name is None or isinstance(name, str) for name in tensors)
