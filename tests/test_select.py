@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.alignment import LAYER_KINDS, WIDTHS, Alignment
 from onnxprune.coupling import Coupling, Frozen, Group, Reason, Slot
 from onnxprune.errors import UserError
 from onnxprune.plan import Plan
 from onnxprune.scores import Scores
-from onnxprune.select import aligned, block_of, least_kept, select
+from onnxprune.select import aligned, block, block_of, least_kept, said, select
 
 
 def slot(tensor: str, size: int, per_unit: int = 1, *, axis: int = 0, role: str = "out", op: str = "Conv") -> Slot:
@@ -311,3 +312,33 @@ def test_the_plan_says_how_it_came_about() -> None:
     assert plan.meta["ratios"] == {"n": 0.2}
     assert plan.meta["ratio_means"] == "fraction of prunable units removed"
     assert str(plan.meta["tool"]).startswith("onnxprune ")
+
+
+def test_an_alignment_gives_each_group_its_block() -> None:
+    """What a machine was measured to like, in place of one number for all."""
+    square = {width: float(-(-width // 16) * 16) ** 2 for width in WIDTHS}
+    liked = Alignment(dict.fromkeys(LAYER_KINDS, square))
+    groups = [layer("wide", 96), layer("narrow", 24), layer("whole", 16), layer("heads", 12, per_unit=64, op="MatMul")]
+    assert [block(group, liked) for group in groups] == [16, 16, 16, 1]
+    assert [block(group, 16) for group in groups] == [16, 16, 16, 1]
+    values = scores(**{group.name: np.arange(group.size) for group in groups})
+    plan = select(coupling(*groups), values, ratio=0.5, round_to=liked)
+    assert removed(plan) == {"wide": 48, "narrow": 8, "whole": 0, "heads": 6}
+    assert (plan.meta["round_to"], plan.meta["blocks"]) == ("auto", {"conv": 16, "matmul": 16})
+    # also with nothing to keep, and one of its own: no ratio makes a block
+    plan = select(coupling(*groups), values, ratio=0.99, round_to=liked, min_keep=0, ratios={"whole": 0.5})
+    assert removed(plan) == {"wide": 80, "narrow": 8, "whole": 0, "heads": 11}
+    with pytest.raises(UserError, match=r"round_to auto \(16 for convolutions, 16 for matrix products\) leave every"):
+        select(coupling(groups[2]), values, ratio=0.5, round_to=liked)
+
+
+def test_what_a_plan_says_of_alignment() -> None:
+    assert said(8) == {"round_to": 8}
+    assert select(coupling(A), scores(a=np.arange(10)), round_to=2).meta["round_to"] == 2
+    assert "blocks" not in select(coupling(A), scores(a=np.arange(10)), round_to=2).meta
+
+
+@pytest.mark.parametrize("wrong", ["auto", "8", None, True, -1])
+def test_only_a_measured_alignment_is_automatic(wrong: Any) -> None:
+    with pytest.raises(UserError, match="round_to must be a whole number, 1 or more, not"):
+        select(coupling(A), scores(a=np.arange(10)), round_to=wrong)

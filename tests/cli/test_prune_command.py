@@ -272,3 +272,180 @@ def test_a_slower_model_is_said_in_plain_words(model: Path, speedup: float, high
     )
     assert len(found.warnings) == bool(words)
     assert all(words in warning and "--round-to" in warning for warning in found.warnings)
+
+
+# Importance per cost, and widths that the machine likes
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are timed as shortly as can be: what goes then is chance, but what is said of it is not."""
+    monkeypatch.setattr("onnxprune.kernels.SECONDS", 0.0)
+
+
+def meta(tmp_path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = onnxprune.load_plan(tmp_path / "p.json").meta
+    return found
+
+
+@pytest.mark.parametrize("kind", ["macs", "params", "activation", "latency"])
+def test_importance_per_cost(run: Run, model: Path, tmp_path: Path, kind: str, brief: None) -> None:
+    words = ["--normalize", kind, "--ratio", "0.5", "--no-verify"]
+    assert run("prune", model, "--plan", "p.json", *words).code == 0
+    noted = meta(tmp_path)
+    assert (noted["per"], noted["scope"], noted["targets"]) == (kind, "global", ["ratio=0.5"])
+    assert noted["normalize"] == "mean"
+    assert sum(removed(tmp_path / "p.json").values()) == 12
+
+
+def test_a_cost_holds_targets(run: Run, model: Path, tmp_path: Path, brief: None) -> None:
+    words = ["--normalize", "latency", "--target", "macs=0.6", "--target", "params=0.8", "--no-verify", "--json"]
+    data = run("prune", model, "--plan", "p.json", *words).data
+    assert data["after"]["macs"] <= 0.6 * data["before"]["macs"]
+    assert data["after"]["params"] <= 0.8 * data["before"]["params"]
+    assert meta(tmp_path)["bound_by"] in ("macs", "params")
+
+
+def test_a_cost_from_the_file_and_none_from_the_command_line(
+    run: Run, model: Path, tmp_path: Path, brief: None
+) -> None:
+    (tmp_path / "p.toml").write_text('normalize = "latency"\nratio = 0.5\n[groups]\n"stem" = 0.25\n')
+    words = ["--plan", "p.json", "--no-verify"]
+    assert run("prune", model, "--config", "p.toml", *words).code == 0
+    noted = meta(tmp_path)
+    assert (noted["per"], noted["targets"], noted["ratios"]) == ("latency", ["ratio=0.5"], {"stem": 0.25})
+    assert removed(tmp_path / "p.json") == {"stem": 2, "body.1": 8}
+    assert run("prune", model, "--config", "p.toml", "--normalize", "max", *words).code == 0
+    noted = meta(tmp_path)
+    assert (noted.get("per", "none"), noted["normalize"], noted["scope"]) == ("none", "max", "local")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--scope", "local"], 12),
+        (["--min-keep", "0"], 12),
+        (["--min-keep", "0", "--ratio", "0.99"], 22),
+        (["--min-keep", "0.5", "--ratio", "0.9"], 12),
+        (["--round-to", "4"], 12),
+        (["--exclude", "stem", "--ratio", "0.25"], 4),
+        (["--threads", "2", "--round-to", "1"], 12),
+        (["--dim", "batch=3"], 12),
+    ],
+)
+def test_a_cost_with_other_options(
+    run: Run, model: Path, tmp_path: Path, brief: None, words: list[str], expected: int
+) -> None:
+    words = ["--ratio", "0.5", "--normalize", "latency", "--no-verify", *words]
+    assert run("prune", model, "--plan", "p.json", *words).code == 0
+    assert sum(removed(tmp_path / "p.json").values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--normalize", "latincy"], "'latincy'"),
+        (["--normalize", "latency", "--ratio", "0.001"], "nothing would be cut"),
+        (["--normalize", "macs", "--round-to", "32"], "round_to 32 leave every group whole"),
+        (["--round-to", "automatic"], "--round-to: 'automatic'"),
+        (["--round-to", "0"], "--round-to: must be 1 or more"),
+        (["--normalize", "latency", "--target", "macs=0.001"], "the lowest macs is 0."),
+    ],
+)
+def test_what_a_cost_cannot_do(run: Run, model: Path, brief: None, words: list[str], said: str) -> None:
+    result = run("prune", model, *words)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err.splitlines()[-1]
+    assert not model.with_name("net-pruned.onnx").exists()
+
+
+def test_the_shipped_network_is_timed_and_kept_at_the_size_it_is_timed_at(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    module = importlib.import_module("onnxprune.passes.select")
+    real = module.latency_of
+    monkeypatch.setattr(
+        module, "latency_of", lambda *args, **options: seen.append(options["dims"]) or real(*args, **options)
+    )
+    monkeypatch.setattr("onnxprune.kernels.SECONDS", 0.0)
+    assert run("prune", "--normalize", "latency", "--no-verify").code == 0
+    assert run("prune", "--normalize", "latency", "--no-verify", "--dim", "batch=2").code == 0
+    assert seen == [{"batch": 64}, {"batch": 2}]
+
+
+def test_widths_that_this_machine_likes(run: Run, model: Path, tmp_path: Path, likes_sixteen: None) -> None:
+    said = run("prune", model, "--ratio", "0.5")
+    assert said.code == 2
+    assert "round_to auto (16 for convolutions, 16 for matrix products) leave every group whole" in said.err
+    assert run("prune", model, "--ratio", "0.5", "--round-to", "1", "--plan", "p.json", "--no-verify").code == 0
+    assert removed(tmp_path / "p.json") == {"stem": 4, "body.1": 8}
+    assert meta(tmp_path)["round_to"] == 1
+
+
+def test_automatic_is_the_default_and_noted(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text('round_to = "auto"\n')
+    for words in ([], ["--round-to", "auto"], ["--config", "p.toml"], ["--target", "macs=0.7"]):
+        assert run("prune", model, "--plan", "p.json", "--no-verify", *words).code == 0
+        assert (meta(tmp_path)["round_to"], meta(tmp_path)["blocks"]) == ("auto", {"conv": 1, "matmul": 1})
+
+
+def test_widths_are_measured_for_as_many_threads_and_kept(
+    run: Run,
+    model: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def steps(layer: str, kind: str, threads: int, provider: str) -> dict[int, float]:
+        asked.append(threads)
+        return {width: -(-width // 4) * 4.0 if width < 12 else -(-width // 8) * 8.0 for width in range(4, 97)}
+
+    monkeypatch.setenv("ONNXPRUNE_CACHE", str(tmp_path_factory.mktemp("fresh")))
+    monkeypatch.setattr("onnxprune.alignment.curve", steps)
+    for _ in range(2):
+        words = ["--threads", "2", "--ratio", "0.5", "--no-verify", "--plan", "p.json"]
+        said = run("prune", model, *words)
+        assert (said.code, "measure" in said.err) == (0, False)
+    assert asked == [2] * 4
+    assert meta(tmp_path)["blocks"] == {"conv": 8, "matmul": 8}
+    # eight of sixteen, and of eight the half: a smaller block pays there
+    assert removed(tmp_path / "p.json") == {"stem": 4, "body.1": 8}
+
+
+def test_a_damaged_measurement_is_mentioned(
+    run: Run, model: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path_factory.mktemp("damaged")
+    monkeypatch.setenv("ONNXPRUNE_CACHE", str(cache))
+    monkeypatch.setattr("onnxprune.alignment.curve", lambda *_: {width: float(width) for width in range(4, 97)})
+    assert run("prune", model, "--no-verify").code == 0
+    (path,) = cache.iterdir()
+    path.write_text("[]")
+    said = run("prune", model, "--no-verify")
+    assert said.code == 0
+    assert f"note: the measurements in {str(path)!r} were damaged; measured anew" in said.err
+    assert "measure" not in run("prune", model, "--no-verify").err
+
+
+def test_a_latency_target_with_a_clock_of_its_own(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every unit that goes takes a twenty-fourth of the time."""
+
+    def clock(self: object, plan: Plan) -> float:
+        return 1 - sum(group.removed for group in plan.groups) / 24
+
+    monkeypatch.setattr("onnxprune.clock.StopWatch.__call__", clock)
+    monkeypatch.setattr("onnxprune.clock.StopWatch.original_ms", lambda self: 10.0)
+    for target in ("latency=0.5", "latency=5ms"):
+        words = ["--target", target, "--min-keep", "0", "--no-verify", "--plan", "p.json"]
+        assert run("prune", model, *words).code == 0
+        assert sum(removed(tmp_path / "p.json").values()) == 12
+        assert meta(tmp_path)["bound_by"] == "latency"
+    said = run("prune", model, "--target", "latency=20ms")
+    assert (said.code, "the model holds all targets as it is" in said.err) == (2, True)
+    said = run("prune", model, "--target", "latency=0.01")
+    assert "takes 0.12 of the original's time (held most by stem, body.1)" in said.err
