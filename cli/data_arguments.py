@@ -12,9 +12,12 @@ from onnxprune.dims import Dims
 from onnxprune.errors import UserError
 from onnxprune.model import Model
 from onnxprune.preprocess import COLORS, LAYOUTS, Preprocess, read_preprocess
+from onnxprune.reconstruction import DATA_CRITERIA
 
 EMBEDDED = "onnxprune.models_zoo.digits:held_out"
 """The data of the network that is shipped."""
+SEEN = "onnxprune.models_zoo.digits:seen"
+"""What it may be calibrated on."""
 _IMAGES = ("mean", "std", "size", "layout", "color")
 
 
@@ -42,13 +45,37 @@ def add(parser: Parser) -> None:
     )
 
 
+def add_calibration(parser: Parser) -> None:
+    """The arguments of what is calibrated on; how images are read is told by `add`."""
+    group = parser.add_argument_group("calibration, which needs no labels (see docs/compensation.md)")
+    group.add_argument(
+        "--calib",
+        metavar="DATA",
+        type=file_name,
+        help="make up for what was cut by solving the weights that are left, on this data: as --data, some hundred "
+        "samples will do (default: leave them as they are)",
+    )
+    group.add_argument(
+        "--calib-samples", metavar="N", type=positive, default=1024, help="use so many at most (default: 1024)"
+    )
+
+
+def calibration(args: Namespace, *, embedded: bool) -> Request | None:
+    """What to calibrate on. The network that is shipped has data for criteria that ask some."""
+    spec = args.calib or (SEEN if embedded and args.criterion in DATA_CRITERIA else None)
+    return Request(spec, _preprocess(args), args.calib_samples, args.batch) if spec else None
+
+
 def asked(args: Namespace, *, embedded: bool) -> Request:
     """What the arguments ask for; mistakes in them must not wait for the model to be read."""
     if args.data is None and not embedded:
         raise UserError("name the data: --data photos/, x.npz, module:function or random:64")
+    return Request(args.data or EMBEDDED, _preprocess(args), args.limit, args.batch)
+
+
+def _preprocess(args: Namespace) -> Preprocess:
     given = {name: getattr(args, name) for name in _IMAGES if getattr(args, name) is not None}
-    how = replace(read_preprocess(args.preprocess) if args.preprocess else Preprocess(), **given)
-    return Request(args.data or EMBEDDED, how, args.limit, args.batch)
+    return replace(read_preprocess(args.preprocess) if args.preprocess else Preprocess(), **given)
 
 
 def opened(request: Request, model: Model, dims: Dims) -> Dataset:

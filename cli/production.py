@@ -26,7 +26,7 @@ from onnxprune.coupling import Reason
 from onnxprune.data import Request
 from onnxprune.errors import UserError
 from onnxprune.evaluate import Evaluation, Reference, evaluate
-from onnxprune.passes import Apply, Bench, Normalize, Save, Select, Spare, Steps, Verify
+from onnxprune.passes import Apply, Bench, Compensate, Normalize, Save, Score, Select, Spare, Steps, Verify
 from onnxprune.pipeline import Observer, Pass, PassManager, State, Timings
 from onnxprune.replacing import check_writable
 from onnxprune.store import check_apart, check_target, data_file
@@ -53,7 +53,7 @@ class Notes(Observer):
         self.found: list[str] = []
 
     def after(self, step: Pass, state: State, seconds: float) -> None:
-        if "plan" in step.gives:
+        if "plan" in step.gives or isinstance(step, Compensate):
             self.found += [note for note in state.notes if note not in self.found]
 
 
@@ -74,6 +74,10 @@ class Measured(Protocol):
     @property
     def data(self) -> Request | None:
         """None: nothing is measured."""
+
+    @property
+    def calib(self) -> Request | None:
+        """What to compensate on; None: nothing is."""
 
     @property
     def metric(self) -> str | None:
@@ -115,13 +119,14 @@ def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk, measu
     with Activity(talk) as activity:
         activity.step("reading")
         source = opened(job.model, args.dim)
+        calib = measured.calib if measured is not None else None
         check_target(source.model, job.output)
         observers: list[Observer] = [Narrator(activity, talk), timings, skipped, notes]
         with ExitStack() as pending:
             if job.plan is not None:
                 check_apart(source.model, [job.plan])
                 observers.append(PlanFile(job.plan, pending))
-            state = PassManager(_passes(job, makers, args, source), observers).run(source.model)
+            state = PassManager(_passes(job, makers, calib, args, source, activity), observers).run(source.model)
         activity.step("measuring what was kept")
         kept = _evaluated(measured, args, source, state)
         activity.step("counting")
@@ -136,11 +141,15 @@ def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk, measu
     return found.timed(timings.seconds, skipped.reasons)
 
 
-def _passes(job: Job, makers: Sequence[Pass], args: Namespace, source: Source) -> list[Pass]:
+def _passes(
+    job: Job, makers: Sequence[Pass], calib: Request | None, args: Namespace, source: Source, activity: Activity
+) -> list[Pass]:
     # one digit takes microseconds, which is all noise
     timed = source.dims or ({"batch": 64} if job.embedded else {})
     passes: list[Pass] = [Normalize(), *(_sized(step, source, timed) for step in makers), Apply()]
     passes.append(Verify(mode=args.verify, dims=source.dims, threads=args.threads))
+    if calib is not None:
+        passes.append(_sized(Compensate(calib, args.threads, activity.part), source, timed))
     if args.verify == "numeric" and not args.no_bench:
         passes.append(Bench(threads=args.threads, dims=timed, seconds=BENCH_SECONDS))
     return [*passes, Save(job.output)]
@@ -148,14 +157,19 @@ def _passes(job: Job, makers: Sequence[Pass], args: Namespace, source: Source) -
 
 def _sized(step: Pass, source: Source, timed: Mapping[str, int]) -> Pass:
     """The pass, told the sizes of free dimensions."""
+    dims = tuple(source.dims.items())
+    if isinstance(step, Score | Compensate) and step.data is not None:
+        return replace(step, data=replace(step.data, dims=dims))
     if isinstance(step, Select):
         return replace(step, dims=source.dims, timed_dims=timed)
     if isinstance(step, Spare):
+        calib = replace(step.calib, dims=dims) if step.calib is not None else None
         select = replace(step.select, dims=source.dims, timed_dims=timed)
-        return replace(step, select=select, data=replace(step.data, dims=tuple(source.dims.items())))
+        return replace(step, select=select, data=replace(step.data, dims=dims), calib=calib)
     if isinstance(step, Steps):
+        score = replace(step.score, data=replace(step.score.data, dims=dims)) if step.score.data else step.score
         select = replace(step.select, dims=source.dims, timed_dims=timed)
-        return replace(step, select=select, verify=replace(step.verify, dims=source.dims))
+        return replace(step, score=score, select=select, verify=replace(step.verify, dims=source.dims))
     return step
 
 

@@ -45,6 +45,7 @@ def add(commands: Commands) -> None:
     add_output(parser)
     settings.add(parser)
     data_arguments.add(parser)
+    data_arguments.add_calibration(parser)
     add_analysis(parser)
     parser.add_argument(
         "--plan",

@@ -6,7 +6,7 @@ The names are the fields of the passes `Score` and `Select`, in all three places
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -19,10 +19,12 @@ from onnxprune.data import Request
 from onnxprune.errors import UserError
 from onnxprune.passes import Score, Select, Spare, Steps, Verify
 from onnxprune.pipeline import Checked, Pass
+from onnxprune.reconstruction import DATA_CRITERIA
 from onnxprune.schedule import SCHEDULES
 from onnxprune.schedule import check_options as check_steps
 from onnxprune.scores import NORMALIZERS, REDUCERS
 from onnxprune.select import SCOPES
+from onnxprune.targets import parse
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Settings:
     metric: str | None
     data: Request | None
     """What to measure on."""
+    calib: Request | None
+    """What to compensate on."""
     folder: str | None
     """For what a stopped run needs to go on."""
 
@@ -44,7 +48,8 @@ class Settings:
         """The passes that lead to the plan."""
         if self.max_drop is not None:
             assert self.data is not None
-            return [self.score, Spare(self.max_drop, self.data, self.select, self.metric, threads, self.folder, say)]
+            bound, data, folder = self.max_drop, self.data, self.folder
+            return [self.score, Spare(bound, data, self.select, self.calib, self.metric, threads, folder, say)]
         if self.steps > 1:
             check = Verify(mode=verify, threads=threads)
             return [Steps(self.score, self.select, check, self.steps, self.schedule, self.folder)]
@@ -66,7 +71,10 @@ def add(parser: Parser) -> None:
         "latency=12ms; a fraction of the original or an amount (repeatable; all hold at once)",
     )
     group.add_argument(
-        "--criterion", metavar="C", help=f"what makes a channel matter: {', '.join(sorted(CRITERIA))} (default: l1)"
+        "--criterion",
+        metavar="C",
+        help=f"what makes a channel matter: {', '.join(sorted(CRITERIA))} (default: l1), "
+        f"or, asking the data of --calib, {', '.join(sorted(DATA_CRITERIA))}",
     )
     group.add_argument(
         "--scope",
@@ -82,6 +90,12 @@ def add(parser: Parser) -> None:
     )
     group.add_argument(
         "--min-keep", metavar="F", type=float, help="fraction of each group that always stays (default: 0.1)"
+    )
+    group.add_argument(
+        "--sensitivity",
+        metavar="FILE",
+        type=file_name,
+        help="compare groups by what `onnxprune sensitivity` measured; one ranking over all groups",
     )
     group.add_argument("--seed", metavar="N", type=whole, help="for the criterion random (default: 0)")
     group.add_argument("--reduce", choices=REDUCERS, help="over the members of a group (default: mean)")
@@ -145,10 +159,13 @@ def decided(args: Namespace) -> Settings:
     file = template.read(args.config) if args.config else template.Template()
     given = _given(Score, args, file)
     per = given.pop("normalize") if given.get("normalize") in COSTS else "none"
-    if args.max_drop is not None and per == "none":
-        per = "latency"
-    score = Score(**given)
-    select = Select(**_given(Select, args, file), per=per, ratios=file.ratios)
+    calib = data_arguments.calibration(args, embedded=not args.model)
+    score = Score(**given, data=calib, sensitivity=args.sensitivity)
+    chosen = _given(Select, args, file)
+    if per == "none" and "scope" not in chosen:
+        compares = score.criterion in DATA_CRITERIA or score.sensitivity is not None
+        per = _objective(chosen.get("targets", ()), args, compares=compares)
+    select = Select(**chosen, per=per, ratios=file.ratios)
     if (select.targets or args.max_drop is not None) and args.ratio is not None:
         select = replace(select, targets=(*select.targets, f"ratio={args.ratio}"))
     steps = args.steps if args.steps is not None else file.steps or 1
@@ -159,11 +176,25 @@ def decided(args: Namespace) -> Settings:
         raise UserError("--max-drop and --steps do not go together; give one of them")
     if args.folder is not None and steps == 1 and args.max_drop is None:
         raise UserError("--run keeps what --steps or --max-drop have done; give one of them")
-    found = Settings(score, select, steps, schedule, args.max_drop, args.metric, data, args.folder)
+    found = Settings(score, select, steps, schedule, args.max_drop, args.metric, data, calib, args.folder)
     for step in found.makers("off", 1, lambda line: None):
         if isinstance(step, Checked):
             step.check()
     return found
+
+
+def _objective(targets: Sequence[str], args: Namespace, *, compares: bool) -> str:
+    """What importance is divided by where the user does not say: what is to be saved, if scores of groups compare."""
+    if args.max_drop is not None:
+        return "latency"
+    kinds = {target.kind for target in parse(targets)}
+    if not compares or not kinds - {"ratio"}:
+        return "none"
+    return next(cost for kind, cost in _SAVED.items() if kind in kinds)
+
+
+_SAVED = {"latency": "latency", "macs": "macs", "params": "params", "bytes": "params", "peak-memory": "activation"}
+"""Kind of target -> the cost that it limits; the first that is asked for counts."""
 
 
 def _data(args: Namespace) -> Request | None:
@@ -176,9 +207,13 @@ def _data(args: Namespace) -> Request | None:
     return data_arguments.asked(args, embedded=not args.model)
 
 
+_DERIVED = ("ratios", "dims", "timed_dims", "per", "data", "sensitivity")
+"""Fields of the passes that are no options of the same name."""
+
+
 def _given(step: type[Any], args: Namespace, file: template.Template) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in (item.name for item in fields(step) if item.name not in ("ratios", "dims", "timed_dims", "per")):
+    for name in (item.name for item in fields(step) if item.name not in _DERIVED):
         value = getattr(args, name)
         value = getattr(file, name, None) if value is None else value
         if value is not None:

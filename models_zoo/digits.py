@@ -50,6 +50,11 @@ def held_out() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     yield data("held_out")
 
 
+def seen() -> Iterator[NDArray[np.float32]]:
+    """The images that it was trained on, without their digits: what it may be calibrated on."""
+    yield data("train")[0]
+
+
 def accuracy(
     network: Model | Callable[[NDArray[np.float32]], NDArray[np.float32]],
     *,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -78,6 +78,16 @@ class Scores:
     seed: int = 0
     reduce: str = "mean"
     normalize: str = "mean"
+
+    @property
+    def comparable(self) -> bool:
+        """Whether scores of different groups mean the same. Normalised ones only compare within their group."""
+        return self.normalize == "none"
+
+    def weighed(self, weights: Mapping[str, float]) -> Scores:
+        """Each group's scores times its weight."""
+        by_group = {name: scores * max(weights[name], 1e-12) for name, scores in self.by_group.items()}
+        return replace(self, by_group=MappingProxyType(by_group))
 
 
 def score(

@@ -3,31 +3,56 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
+from onnxprune.curves_json import load
+from onnxprune.damage import rescored
+from onnxprune.data import Request, reopened
+from onnxprune.errors import UserError
 from onnxprune.pipeline import State, changed
-from onnxprune.scores import check_options, score
+from onnxprune.reconstruction import DATA_CRITERIA, data_scores
+from onnxprune.scores import Scores, check_options, score
 
 
 @dataclass(frozen=True)
 class Score:
-    """Score the groups by a criterion."""
+    """Score the groups by a criterion, and compare them by a measured sensitivity where there is one."""
 
     criterion: str = "l1"
     seed: int = 0
     reduce: str = "mean"
     normalize: str = "mean"
+    data: Request | None = None
+    """For criteria that ask data."""
+    sensitivity: str | Path | None = None
+    """What `onnxprune sensitivity` wrote."""
+    threads: int = 1
 
     needs: ClassVar[tuple[str, ...]] = ("model", "coupling")
     gives: ClassVar[tuple[str, ...]] = ("scores",)
     drops: ClassVar[tuple[str, ...]] = ("plan",)
 
     def check(self) -> None:
-        check_options(self.criterion, self.seed, self.reduce, self.normalize)
+        asks = self.criterion in DATA_CRITERIA
+        check_options("l1" if asks else self.criterion, self.seed, self.reduce, self.normalize)
+        if asks and self.data is None:
+            raise UserError(
+                f"criterion {self.criterion!r} asks data what a channel is worth: name some, --calib photos/, x.npz, "
+                "module:function or random:256"
+            )
 
     def run(self, state: State) -> State:
-        assert state.coupling is not None
-        found = score(
-            state.model, state.coupling, self.criterion, seed=self.seed, reduce=self.reduce, normalize=self.normalize
-        )
+        found = self._scores(state)
+        if self.sensitivity is not None:
+            found = rescored(found, load(self.sensitivity))
         return changed(state, scores=found)
+
+    def _scores(self, state: State) -> Scores:
+        assert state.coupling is not None
+        if self.criterion in DATA_CRITERIA:
+            assert self.data is not None
+            data = reopened(self.data, state.model)
+            return data_scores(state.model, state.coupling, self.criterion, data, threads=self.threads)
+        options = {"seed": self.seed, "reduce": self.reduce, "normalize": self.normalize}
+        return score(state.model, state.coupling, self.criterion, **options)  # type: ignore[arg-type]  # as they are

@@ -11,11 +11,11 @@ from onnxprune.budget import Order, order_of, select_within
 from onnxprune.clock import StopWatch
 from onnxprune.costs import COSTS, terms_of
 from onnxprune.errors import UserError
-from onnxprune.latency import latency_of
+from onnxprune.latency import Latency, latency_of
 from onnxprune.meter import Meter
+from onnxprune.model import Model
 from onnxprune.names import suggest
 from onnxprune.pipeline import State, changed
-from onnxprune.plan import Plan
 from onnxprune.select import check_options, field_of, select
 from onnxprune.targets import parse
 from onnxprune.terms import Terms, Widths
@@ -64,14 +64,15 @@ class Select:
     def run(self, state: State) -> State:
         assert state.coupling is not None
         assert state.scores is not None
-        blocks = self.alignment(state)
-        notes = blocks.notes if isinstance(blocks, Alignment) else ()
         if not self.targets and self.per == "none":
+            blocks = self.alignment(state)
             plan = select(state.coupling, state.scores, ratio=self.ratio, round_to=blocks, **self._options())
-            return changed(state, plan=plan, notes=notes)
+            return changed(state, plan=plan, notes=blocks.notes if isinstance(blocks, Alignment) else ())
         meter = Meter(state.model, state.coupling, self.dims)
-        per, more = self.cost(state, meter, blocks)
-        return changed(state, plan=self._within(state, meter, blocks, per), notes=(*notes, *more))
+        order, notes = self.order(state, meter)
+        targets = self.targets or (f"ratio={self.ratio}",)
+        plan = select_within(order, targets, meter, **self.watched(state, targets))
+        return changed(state, plan=plan, notes=notes)
 
     def alignment(self, state: State) -> int | Alignment:
         """The widths to keep, measured if need be."""
@@ -85,32 +86,39 @@ class Select:
     def _options(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _ITS_OWN}
 
-    def cost(self, state: State, meter: Meter, blocks: int | Alignment) -> tuple[Terms | None, tuple[str, ...]]:
-        """What importance is divided by, and what there is to say about its measurement."""
+    def order(self, state: State, meter: Meter) -> tuple[Order, tuple[str, ...]]:
+        """In which order units go, and what there is to say about what was measured for that."""
         assert state.coupling is not None
         assert state.scores is not None
-        if self.per == "none":
-            return None, ()
-        if self.per != "latency":
-            return terms_of(self.per, state.model, meter, Widths(state.coupling, meter.shapes)), ()
+        blocks, scores = self.alignment(state), state.scores
+        notes = blocks.notes if isinstance(blocks, Alignment) else ()
+        widths = Widths(state.coupling, meter.shapes)
+        per: Terms | None = None
+        if self.per == "latency":
+            latency = self._latency(state, meter, blocks)
+            per, notes = latency.terms, (*notes, *latency.notes)
+        elif self.per != "none":
+            per = terms_of(self.per, state.model, meter, widths)
+        if per is not None and not scores.comparable:
+            scores = scores.weighed(_work(state.model, meter, widths))
+        order = order_of(state.coupling, scores, per=per, per_what=self.per, round_to=blocks, **self._options())
+        return order, notes
+
+    def _latency(self, state: State, meter: Meter, blocks: int | Alignment) -> Latency:
+        assert state.coupling is not None
+        assert state.scores is not None
         which = (self.include, self.exclude, self.include_ops, self.exclude_ops, self.ratios)
         found = field_of(state.coupling, state.scores, blocks, self.min_keep, *which)
-        latency = latency_of(state.model, state.coupling, found, meter, threads=self.threads, dims=self.timed)
-        return latency.terms, latency.notes
-
-    def _within(self, state: State, meter: Meter, blocks: int | Alignment, per: Terms | None) -> Plan:
-        order = self.order(state, blocks, per)
-        targets = self.targets or (f"ratio={self.ratio}",)
-        return select_within(order, targets, meter, **self.watched(state, targets))
-
-    def order(self, state: State, blocks: int | Alignment, per: Terms | None) -> Order:
-        """In which order units go."""
-        assert state.coupling is not None
-        assert state.scores is not None
-        return order_of(state.coupling, state.scores, per=per, per_what=self.per, round_to=blocks, **self._options())
+        return latency_of(state.model, state.coupling, found, meter, threads=self.threads, dims=self.timed)
 
     def watched(self, state: State, targets: Sequence[str]) -> dict[str, Any]:
         """What a latency target needs."""
         watch = StopWatch(state.model, threads=self.threads, dims=self.timed)
         absolute = any(target.kind == "latency" and target.absolute for target in parse(targets))
         return {"clock": watch, "original_ms": watch.original_ms() if absolute else 0.0}
+
+
+def _work(model: Model, meter: Meter, widths: Widths) -> dict[str, float]:
+    """The multiply-accumulates of one unit of each group."""
+    saved = terms_of("macs", model, meter, widths).saved(widths.array({}))
+    return dict(zip(widths.groups, saved.tolist(), strict=True))

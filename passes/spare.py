@@ -17,6 +17,7 @@ from onnxprune.evaluate import Evaluation, Reference, evaluate
 from onnxprune.journal import Journal, digest
 from onnxprune.kinds import is_number
 from onnxprune.meter import Meter
+from onnxprune.passes.compensate import Compensate
 from onnxprune.passes.select import Select
 from onnxprune.pipeline import State, changed
 from onnxprune.replacing import write_text
@@ -30,6 +31,8 @@ class Spare:
     """Of the metric, of accuracy, else of agreement with the original, else the relative distance of the outputs."""
     data: Request
     select: Select = field(default_factory=Select)
+    calib: Request | None = None
+    """What every model is compensated on before it is measured; None: it is not."""
     metric: str | None = None
     """`module:function`, see `onnxprune.evaluate`."""
     threads: int = 1
@@ -49,10 +52,8 @@ class Spare:
 
     def run(self, state: State) -> State:
         assert state.coupling is not None
-        blocks = self.select.alignment(state)
         meter = Meter(state.model, state.coupling, self.select.dims)
-        per, notes = self.select.cost(state, meter, blocks)
-        order = self.select.order(state, blocks, per)
+        order, notes = self.select.order(state, meter)
         targets = self.select.targets
         least = length_within(order, targets, meter, **self.select.watched(state, targets))[0] if targets else 0
         bench = _Tries(self, state, order, meter)
@@ -85,8 +86,11 @@ class _Tries:
             return 0.0, "nothing"
         widths = tuple(counts.values())
         if widths not in self.by_widths:
-            pruned = apply(self.state.model, self.order.plan(length))
-            self.by_widths[widths] = drop_of(self.before, self._evaluated(State(pruned)))
+            plan = self.order.plan(length)
+            made = State(apply(self.state.model, plan), original=self.state.model, plan=plan)
+            if self.options.calib is not None:
+                made = Compensate(self.options.calib, self.options.threads).run(made)
+            self.by_widths[widths] = drop_of(self.before, self._evaluated(made))
         return self.by_widths[widths]
 
     def keep(self, one: Try) -> None:
@@ -113,6 +117,7 @@ class _Tries:
         if self.options.folder is None:
             return None
         facts: dict[str, Any] = {"select": asdict(self.options.select), "metric": self.options.metric}
+        facts |= {"calib": asdict(self.options.calib) if self.options.calib else None}
         facts |= {"max_drop": self.options.max_drop, "data": self.dataset.digest, "model": digest(self.state.model)}
         scores = self.state.scores
         assert scores is not None

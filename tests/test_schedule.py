@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -171,3 +172,28 @@ def test_steps_too_small_for_a_block_are_passed_over(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_before_anything_runs(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         manager(Steps(**options))  # type: ignore[arg-type]
+
+
+def test_only_scores_that_were_not_normalised_compare_between_groups(
+    model: onnxprune.Model, coupling: Coupling
+) -> None:
+    scores = onnxprune.score(model, coupling, "l2")
+    assert not scores.comparable
+    assert onnxprune.score(model, coupling, "l2", normalize="none").comparable
+    weights = {group.name: float(index) for index, group in enumerate(coupling.groups)}
+    weighed = scores.weighed(weights)
+    for index, group in enumerate(coupling.groups):
+        expected = scores.by_group[group.name] * max(index, 1e-12)
+        np.testing.assert_array_equal(weighed.by_group[group.name], expected)
+
+
+def test_work_is_what_magnitudes_are_weighed_by(model: onnxprune.Model, coupling: Coupling) -> None:
+    """Without weights, groups of few and dear units would lose everything that their floors leave to lose."""
+    scores = onnxprune.score(model, coupling, "l2")
+    deepest = []
+    for found in (scores, replace(scores, normalize="none")):
+        state = State(model, normalized=True, coupling=coupling, scores=found)
+        plan = Select(per="macs", round_to=1, targets=("ratio=0.3",)).run(state).plan
+        assert plan is not None
+        deepest.append(max(group.removed / group.units for group in plan.groups))
+    assert deepest[0] < 0.75 < 0.85 < deepest[1]

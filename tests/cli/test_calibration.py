@@ -1,0 +1,78 @@
+"""`prune --calib`, the criteria that ask data, and `--sensitivity`: from the command line to the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune.models_zoo import digits
+
+from .conftest import Said
+
+Run = Callable[..., Said]
+SEEN = "onnxprune.models_zoo.digits:seen"
+
+
+def test_compensation_brings_accuracy_back(run: Run, tmp_path: Path) -> None:
+    plain = run("prune", "--ratio", "0.7", "--criterion", "l2", "-o", "a.onnx", "--no-bench", "--json").data
+    options = ["--calib", SEEN, "--calib-samples", "256"]
+    said = run("prune", "--ratio", "0.7", "--criterion", "l2", "-o", "b.onnx", "--no-bench", "--json", *options)
+    solved = said.data
+    assert "compensated on 256 samples" in said.err
+    assert plain["after"]["accuracy"] < 0.6
+    assert solved["after"]["accuracy"] > 0.9
+    assert solved["after"]["params"] == plain["after"]["params"]
+    a, b = onnxprune.load(tmp_path / "a.onnx"), onnxprune.load(tmp_path / "b.onnx")
+    assert {name: w.shape for name, w in a.weights.items()} == {name: w.shape for name, w in b.weights.items()}
+    assert digits.accuracy(b) == solved["after"]["accuracy"]
+
+
+@pytest.mark.parametrize("criterion", ["obs", "activation", "apoz", "cosine"])
+def test_criteria_that_ask_data(run: Run, criterion: str) -> None:
+    data = run("prune", "--target", "macs=0.6", "--criterion", criterion, "--no-bench", "--json").data
+    assert data["options"]["criterion"] == criterion
+    assert data["options"]["per"] == "macs"
+    assert 0.5 < data["after"]["macs"] / data["before"]["macs"] <= 0.6
+    assert data["after"]["accuracy"] > 0.95
+
+
+def test_a_ratio_stays_one_of_every_group(run: Run) -> None:
+    options = ["--calib", SEEN, "--calib-samples", "64"]
+    data = run("prune", "--ratio", "0.25", "--criterion", "obs", "--no-verify", "--json", *options).data
+    assert data["options"]["scope"] == "local"
+    assert data["units"] == {"removed": 84, "total": 336}
+
+
+def test_without_data_such_a_criterion_is_refused(run: Run, model: Path) -> None:
+    said = run("prune", model, "--criterion", "obs")
+    assert said.code == 2
+    assert "asks data what a channel is worth: name some, --calib" in said.err
+
+
+def test_data_of_the_wrong_shape_is_refused_by_name(run: Run, model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((4, 5, 8, 8), np.float32))
+    said = run("prune", model, "--calib", "x.npy", "-o", "small.onnx")
+    assert said.code == 2
+    assert "'image'" in said.err
+    assert not (tmp_path / "small.onnx").exists()
+
+
+def test_a_sensitivity_decides_between_groups(run: Run) -> None:
+    assert run("sensitivity", "-o", "s.json").code == 0
+    plain = run("prune", "--ratio", "0.5", "--scope", "global", "--no-bench", "--json").data
+    told = run("prune", "--ratio", "0.5", "--scope", "global", "--no-bench", "--sensitivity", "s.json", "--json").data
+    assert told["units"] == plain["units"]
+    assert told["after"]["accuracy"] > plain["after"]["accuracy"]
+
+
+def test_the_deepest_cut_that_data_bears_after_compensation(run: Run) -> None:
+    options = ["--max-drop", "0.02", "--normalize", "macs", "--round-to", "8", "--no-bench", "--json"]
+    plain = run("prune", *options).data
+    solved = run("prune", *options, "--calib", SEEN, "--calib-samples", "256").data
+    assert plain["before"]["accuracy"] - plain["after"]["accuracy"] <= 0.02 + 1e-9
+    assert solved["before"]["accuracy"] - solved["after"]["accuracy"] <= 0.02 + 1e-9
+    assert solved["after"]["macs"] < plain["after"]["macs"]
