@@ -40,7 +40,7 @@ def _speed(found: Outcome) -> list[list[str]]:
     label = f"latency ({sizes})" if 0 < len(sizes) < 20 else "latency"
     return [
         [label, milliseconds(a.median_ms), milliseconds(b.median_ms), change(a.median_ms, b.median_ms)],
-        ["speed-up", "", f"{b.speedup:.2f}x", f"{b.speedup_p10:.2f}x to {b.speedup_p90:.2f}x"],
+        ["speed-up", "", f"{b.speedup:.2f}x", f"{b.speedup_low:.2f}x to {b.speedup_high:.2f}x"],
     ]
 
 

@@ -65,14 +65,16 @@ class Outcome:
     def warnings(self) -> list[str]:
         """What the user should not overlook."""
         row = self.pruned
-        if row is None or row.speedup >= 1:
+        if row is None or row.verdict in ("faster", "reference"):
             return []
         aligned = self.plan.meta.get("round_to") == "auto"
         advice = "" if aligned else "; widths that suit the machine are often faster, try --round-to auto"
-        by = f"{1 / row.speedup:.2f} times as long as the original"
-        if row.speedup_p90 >= 1:
-            return [f"the pruned model is no faster than the original: it takes {by}, within the noise{advice}"]
-        return [f"the pruned model is SLOWER than the original: it takes {by}{advice}"]
+        between = f"{row.speedup_low:.2f} to {row.speedup_high:.2f} times as fast as the original"
+        if row.verdict == "slower":
+            return [f"the pruned model is SLOWER than the original: it is {between}{advice}"]
+        if row.verdict == "about the same":
+            return [f"the pruned model is no faster than the original: it is {between}{advice}"]
+        return [f"the machine was too noisy to tell whether the pruned model is faster: it is {between}{advice}"]
 
 
 def document(found: Outcome) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from onnxprune.bench import BenchReport, BenchRow
 from onnxprune.cli.outcome import Outcome
 from onnxprune.cost import cost
 from onnxprune.plan import Plan
+from onnxprune.verdict import verdict
 from onnxprune.verify import Verification, relative
 
 from .conftest import Said, network
@@ -255,26 +256,29 @@ def test_accuracy_is_in_the_table(run: Run) -> None:
     assert "accuracy" in run("prune", "--no-verify", "-q").out
 
 
-def row(name: str, ms: float, speedup: float, low: float, high: float) -> BenchRow:
-    return BenchRow(name, ms, ms, ms, speedup, low, high, 1, 1, None, {}, ms, 1, 1e3 / ms, low, high, "faster")
+def row(name: str, ms: float, low: float, high: float) -> BenchRow:
+    says = verdict(low, high)
+    return BenchRow(name, ms, ms, ms, 1 / ms, low, high, 1, 1, None, {}, ms, 1, 1e3 / ms, low, high, says)
 
 
 @pytest.mark.parametrize(
-    ("speedup", "high", "words"),
-    [(0.8, 0.9, "SLOWER than the original: it takes 1.25 times as long"), (0.8, 1.1, "no faster"), (1.2, 1.3, "")],
+    ("low", "high", "words"),
+    [
+        (0.7, 0.9, "SLOWER than the original: it is 0.70 to 0.90 times as fast"),
+        (0.8, 1.1, "too noisy to tell whether the pruned model is faster: it is 0.80 to 1.10"),
+        (0.99, 1.01, "no faster than the original: it is 0.99 to 1.01"),
+        (1.2, 1.3, ""),
+    ],
 )
-def test_a_slower_model_is_said_in_plain_words(model: Path, speedup: float, high: float, words: str) -> None:
+def test_a_slower_model_is_said_in_plain_words(model: Path, low: float, high: float, words: str) -> None:
     total = cost(onnxprune.load(model))
-    rows = (row("original", 1, 1, 1, 1), row("pruned", 1 / speedup, speedup, 0.7, high))
-    report = BenchReport(rows, 9, 1, "CPUExecutionProvider", {}, "1")
-    found = Outcome(
-        model, model, None, Plan((), meta={"round_to": 1}), total, total, Verification("numeric", True), report, None
-    )
-    assert len(found.warnings) == bool(words)
-    assert all(words in warning and "--round-to" in warning for warning in found.warnings)
-
-
-# Importance per cost, and widths that the machine likes
+    report = BenchReport((row("original", 1, 1, 1), row("pruned", 1.25, low, high)), 9, 1, "CPU", {}, "1")
+    for block in (1, "auto"):
+        plan = Plan((), meta={"round_to": block})
+        found = Outcome(model, model, None, plan, total, total, Verification("numeric", True), report, None)
+        assert len(found.warnings) == bool(words)
+        assert all(words in warning for warning in found.warnings)
+        assert all(("--round-to auto" in warning) == (block == 1) for warning in found.warnings)
 
 
 @pytest.fixture
