@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxprune.alignment import Alignment
 from onnxprune.coupling import Coupling, Group, Indices
-from onnxprune.errors import NothingToCut, UserError
+from onnxprune.errors import NothingToCut, Unreachable, UserError
 from onnxprune.knapsack import by_gain
 from onnxprune.meter import Meter, Usage
 from onnxprune.plan import Plan
@@ -214,7 +214,7 @@ def _shortest(order: Order, meter: Meter, target: Target, original: float) -> in
         return 0
     if not holds(high):
         least = _amount(meter.usage(order.counts(high)), target)
-        raise UserError(
+        raise Unreachable(
             f"target {target.text!r} cannot be reached: the lowest {target.kind} is {least / original:.3f} of the "
             f"original{_holders(order, meter, target, least)}; lower min_keep or round_to, or take the target back"
         )

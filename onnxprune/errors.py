@@ -17,6 +17,10 @@ class NothingToCut(UserError):
     """What was asked for holds already, or the blocks and floors leave everything whole."""
 
 
+class Unreachable(UserError):
+    """A target that does not hold even when all that may go is gone."""
+
+
 class VerificationError(UserError):
     """A pruned model did not pass its check; nothing was written."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from onnxprune.alignment import Alignment, measured
 from onnxprune.budget import Order, order_of, select_within
 from onnxprune.clock import StopWatch
 from onnxprune.costs import COSTS, terms_of
-from onnxprune.errors import UserError
+from onnxprune.errors import Unreachable, UserError
 from onnxprune.latency import Latency, latency_of
 from onnxprune.meter import Meter
 from onnxprune.model import Model
@@ -22,6 +22,9 @@ from onnxprune.terms import Terms, Widths
 
 _ITS_OWN = ("ratio", "targets", "per", "threads", "dims", "timed_dims", "round_to")
 """Fields that are not handed on to selection as they are."""
+
+
+_ANY_WIDTH = "the targets cannot be reached with widths that this machine likes; they are held with any (--round-to 1)"
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,14 @@ class Select:
         meter = Meter(state.model, state.coupling, self.dims)
         order, notes = self.order(state, meter)
         targets = self.targets or (f"ratio={self.ratio}",)
-        plan = select_within(order, targets, meter, **self.watched(state, targets))
+        try:
+            plan = select_within(order, targets, meter, **self.watched(state, targets))
+        except Unreachable:
+            if self.round_to != "auto":
+                raise
+            # a budget counts more than what the machine likes
+            found = replace(self, round_to=1).run(state)
+            return changed(found, notes=(*notes, _ANY_WIDTH, *found.notes))
         return changed(state, plan=plan, notes=notes)
 
     def alignment(self, state: State) -> int | Alignment:

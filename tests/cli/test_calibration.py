@@ -76,3 +76,18 @@ def test_the_deepest_cut_that_data_bears_after_compensation(run: Run) -> None:
     assert plain["before"]["accuracy"] - plain["after"]["accuracy"] <= 0.02 + 1e-9
     assert solved["before"]["accuracy"] - solved["after"]["accuracy"] <= 0.02 + 1e-9
     assert solved["after"]["macs"] < plain["after"]["macs"]
+
+
+@pytest.mark.usefixtures("likes_sixteen")
+def test_a_budget_counts_more_than_what_the_machine_likes(run: Run) -> None:
+    """Layers of 16 channels stay whole on a machine that likes sixteen; two fifths of the work are out of reach then."""
+    said = run("prune", "--target", "macs=0.4", "--no-bench", "--json")
+    assert said.data["after"]["macs"] <= 0.4 * said.data["before"]["macs"]
+    assert "cannot be reached with widths that this machine likes; they are held with any (--round-to 1)" in said.err
+    assert said.data["options"]["round_to"] == 1
+    liked = run("prune", "--target", "macs=0.6", "--no-bench", "--json")
+    assert liked.data["options"]["round_to"] == "auto"
+    assert "cannot be reached" not in liked.err
+    never = run("prune", "--target", "macs=0.001", "--no-bench")
+    assert never.code == 2
+    assert "the lowest macs is" in never.err
