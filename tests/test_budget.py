@@ -252,6 +252,16 @@ def test_a_ratio_is_of_all_units_not_of_those_above_the_floors(scope: str) -> No
     assert found.share(0.9) == found.size == 100
 
 
+def test_scopes_put_units_in_different_orders() -> None:
+    """By rank within a group, by rank within groups that are built alike, by score."""
+    groups = coupled(layer("a", 8), layer("b", 8), layer("c", 8, op="Gemm"))
+    values = scored(a=np.arange(8) + 100.0, b=np.arange(8) + 10.0, c=np.arange(8) + 1000.0)
+    expected = {"local": [4, 4, 4], "isomorphic": [1, 7, 4], "global": [5, 7, 0]}
+    for scope, removed in expected.items():
+        found = order_of(groups, values, scope=scope, min_keep=0)
+        assert list(found.counts(12).values()) == removed, scope
+
+
 def test_a_ratio_of_a_group_s_own_is_rounded_as_without_targets() -> None:
     groups, values = coupled(layer("a", 10), layer("b", 10)), scored(a=np.arange(10), b=np.arange(10))
     plain = onnxprune.select(groups, values, ratio=0.25, ratios={"a": 0.25})
