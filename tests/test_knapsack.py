@@ -198,7 +198,7 @@ def test_names_with_odd_characters() -> None:
 
 
 def test_a_thousand_groups_take_a_hundred_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers of 64 channels in a row, unit by unit: how often all is looked at anew is bounded, however many there are."""
+    """Layers of 64 channels in a row, unit by unit: how often savings are computed anew is bounded."""
     count, size = 1000, 64
     asked = 0
     saved = Terms.saved
