@@ -16,6 +16,8 @@ from onnxprune.reconstruction import DATA_CRITERIA
 
 EMBEDDED = "onnxprune.models_zoo.digits:held_out"
 """The data of the network that is shipped."""
+WITHOUT_DATA = 512
+"""Synthetic samples."""
 SEEN = "onnxprune.models_zoo.digits:seen"
 """What it may be calibrated on."""
 _IMAGES = ("mean", "std", "size", "layout", "color")
@@ -53,7 +55,7 @@ def add_calibration(parser: Parser) -> None:
         metavar="DATA",
         type=file_name,
         help="make up for what was cut by solving the weights that are left, on this data: as --data, some hundred "
-        "samples will do (default: leave them as they are)",
+        "samples will do; none: on noise as smooth as photographs (default: leave the weights as they are)",
     )
     group.add_argument(
         "--calib-samples", metavar="N", type=positive, default=1024, help="use so many at most (default: 1024)"
@@ -63,6 +65,8 @@ def add_calibration(parser: Parser) -> None:
 def calibration(args: Namespace, *, embedded: bool) -> Request | None:
     """What to calibrate on. The network that is shipped has data for criteria that ask some."""
     spec = args.calib or (SEEN if embedded and args.criterion in DATA_CRITERIA else None)
+    if spec == "none":
+        return Request(f"synthetic:{min(args.calib_samples, WITHOUT_DATA)}", batch=args.batch)
     return Request(spec, _preprocess(args), args.calib_samples, args.batch) if spec else None
 
 

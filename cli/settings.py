@@ -17,6 +17,7 @@ from onnxprune.costs import COSTS
 from onnxprune.criteria import CRITERIA
 from onnxprune.data import Request
 from onnxprune.errors import UserError
+from onnxprune.names import suggest
 from onnxprune.passes import Score, Select, Spare, Steps, Verify
 from onnxprune.pipeline import Checked, Pass
 from onnxprune.reconstruction import DATA_CRITERIA
@@ -158,7 +159,17 @@ def decided(args: Namespace) -> Settings:
     """Put together and checked: a mistake must not wait for the model to be read."""
     file = template.read(args.config) if args.config else template.Template()
     given = _given(Score, args, file)
+    if given.get("normalize") not in (None, *NORMALIZERS, *COSTS):
+        known = ", ".join((*NORMALIZERS, *COSTS))
+        raise UserError(
+            f"unknown normalize {given['normalize']!r}{suggest(given['normalize'], COSTS)} (there are: {known})"
+        )
     per = given.pop("normalize") if given.get("normalize") in COSTS else "none"
+    scope = args.scope or file.scope
+    if per != "none" and scope not in (None, "global"):
+        raise UserError(
+            f"--scope {scope} and --normalize {per} do not go together: importance per cost is one ranking of all"
+        )
     calib = data_arguments.calibration(args, embedded=not args.model)
     score = Score(**given, data=calib, sensitivity=args.sensitivity)
     chosen = _given(Select, args, file)

@@ -4,6 +4,7 @@
     x.npy, x.npz, parts/     arrays, or a folder of such files                      arrays
     mine:batches             a Python function that yields batches, called anew for every pass
     random, random:256       numbers that the model runs on, the same for the same seed
+    synthetic:256            likewise, but images are as smooth as photographs are
 
 Nothing is held but the batch in work, so a set may be of any size. Data that differs from one pass to the next (of a
 loader that shuffles) would make every comparison wrong, so it is noticed and refused.
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from onnxprune import synthetic
 from onnxprune.arrays import LABELS, array_files, is_array
 from onnxprune.batches import Batch, Chunk, batched, fitted, limited
 from onnxprune.dims import Dims
@@ -46,7 +48,7 @@ class Request:
     """Which data, as it was asked for: enough to open it again somewhere else."""
 
     spec: str
-    """A path, `module:function`, or `random[:N]`."""
+    """A path, `module:function`, `random[:N]` or `synthetic[:N]`."""
     preprocess: Preprocess | None = None
     """For images."""
     limit: int | None = None
@@ -155,7 +157,7 @@ def open_data(
     seed: int = 0,
     dims: Dims | None = None,
 ) -> Dataset:
-    """Data for a model: a path, `module:function`, or `random[:N]`. Read when iterated over, and anew each time."""
+    """Data for a model: a path, `module:function`, `random[:N]`, `synthetic[:N]`. Read anew each time it is iterated."""
     expect_model(model, "open_data")
     for name, number, least in (("limit", limit, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if not (number is None and name == "limit") and not (is_whole(number) and number >= least):
@@ -205,6 +207,8 @@ class Random:
     limit: int
     seed: int
     sizes: Dims
+    smooth: bool
+    """Inputs that look like images get what looks like images."""
     classes: int = 0
 
     @property
@@ -217,19 +221,32 @@ class Random:
     def chunks(self, size: int) -> Iterator[Chunk]:
         for i in range(self.limit):  # more than enough: each holds a sample at least
             seed = self.seed * MOST_RANDOM + i
-            yield Chunk(random_feeds(self.model, dims=self.sizes, seed=seed), None, "random data")
+            feeds = random_feeds(self.model, dims=self.sizes, seed=seed)
+            if self.smooth:
+                rng = np.random.default_rng([seed, 1])
+                feeds = {name: _smooth(array, rng) for name, array in feeds.items()}
+            yield Chunk(feeds, None, "random data")
+
+
+def _smooth(array: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    is_float = array.dtype.kind == "f"
+    return (
+        synthetic.images(array.shape, rng).astype(array.dtype)
+        if is_float and synthetic.is_image(array.shape)
+        else array
+    )
 
 
 def _random(request: Request, model: Model) -> Source | None:
-    found = re.fullmatch(r"random(?::(\d{1,9}))?", request.spec)
+    found = re.fullmatch(r"(random|synthetic)(?::(\d{1,9}))?", request.spec)
     if found is None:
         return None
-    count = int(found[1] or RANDOM)
+    count = int(found[2] or RANDOM)
     if not 0 < count <= MOST_RANDOM:
         raise UserError(f"{request.spec!r}: the number of samples must be 1 to {MOST_RANDOM}")
     count = min(count, request.limit or count)
     runnable = runnable_feeds(model, dims=dict(request.dims), seed=request.seed, batch=min(count, request.batch))
-    return Random(model, count, request.seed, runnable.dims)
+    return Random(model, count, request.seed, runnable.dims, found[1] == "synthetic")
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def test_the_deepest_cut_that_data_bears_after_compensation(run: Run) -> None:
 
 @pytest.mark.usefixtures("likes_sixteen")
 def test_a_budget_counts_more_than_what_the_machine_likes(run: Run) -> None:
-    """Layers of 16 channels stay whole on a machine that likes sixteen; two fifths of the work are out of reach then."""
+    """A machine that likes sixteen leaves layers of 16 whole: two fifths of the work are out of reach then."""
     said = run("prune", "--target", "macs=0.4", "--no-bench", "--json")
     assert said.data["after"]["macs"] <= 0.4 * said.data["before"]["macs"]
     assert "cannot be reached with widths that this machine likes; they are held with any (--round-to 1)" in said.err

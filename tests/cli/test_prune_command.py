@@ -327,7 +327,7 @@ def test_a_cost_from_the_file_and_none_from_the_command_line(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--scope", "local"], 12),
+        (["--scope", "global"], 12),
         (["--min-keep", "0"], 12),
         (["--min-keep", "0", "--ratio", "0.99"], 22),
         (["--min-keep", "0.5", "--ratio", "0.9"], 12),
@@ -349,6 +349,7 @@ def test_a_cost_with_other_options(
     ("words", "said"),
     [
         (["--normalize", "latincy"], "'latincy'"),
+        (["--normalize", "latency", "--scope", "local"], "--scope local and --normalize latency do not go together"),
         (["--normalize", "latency", "--ratio", "0.001"], "nothing would be cut"),
         (["--normalize", "macs", "--round-to", "32"], "round_to 32 leave every group whole"),
         (["--round-to", "automatic"], "--round-to: 'automatic'"),
