@@ -34,6 +34,8 @@ CLOSE = 0.03
 """A measured time this far below its limit is good enough to stop halving."""
 Keys = npt.NDArray[np.float64]
 
+CHANCES = 3
+"""How often a model that seemed fast enough may turn out not to be."""
 TRIES = 9
 """Models measured at most, besides the two ends."""
 
@@ -253,7 +255,29 @@ def _fast_enough(
             f"target {target.text!r} cannot be reached: cut as far as min_keep allows, the model takes {fast:.2f} of "
             f"the original's time{_holders(order, meter, work, least)}; lower min_keep, or take the target back"
         )
-    low, high = order.edge(start, order.size), order.edge(order.size, start)
+    low, held = order.edge(start, order.size), [(order.edge(order.size, start), fast)]
+    for _ in range(CHANCES):
+        low, held = _between(order, low, slow, held, limit, measure)
+        length, fast = held[-1]
+        # of several that were measured, the one that seemed just fast enough was probably lucky: it is measured again
+        sure = measure(length) if len(held) > 1 else fast
+        if sure <= limit:
+            return length
+        held.pop()
+        low, slow = order.edge(length, order.size), sure
+    return held[-1][0]
+
+
+def _between(
+    order: Order,
+    low: int,
+    slow: float,
+    held: list[tuple[int, float]],
+    limit: float,
+    measure: Callable[[int], float],
+) -> tuple[int, list[tuple[int, float]]]:
+    """Ever shorter prefixes that were fast enough, with their times, and one that was not."""
+    high, fast = held[-1]
     aim = limit * (1 - CLOSE / 2)
     above, below, side = slow - aim, aim - fast, 0
     for _ in range(TRIES):
@@ -264,10 +288,11 @@ def _fast_enough(
         seen = measure(middle)
         if seen <= limit:
             high, fast, below = order.edge(middle, low), seen, aim - seen
+            held = [*held, (high, fast)]
             above /= 2 if side > 0 else 1
             side = 1
         else:
             low, above = order.edge(middle, high), seen - aim
             below /= 2 if side < 0 else 1
             side = -1
-    return high
+    return low, held

@@ -13,7 +13,7 @@ from test_select import layer
 from test_select import scores as scored
 
 import onnxprune
-from onnxprune.budget import CLOSE, TRIES, Order, order_of, select_within
+from onnxprune.budget import CHANCES, CLOSE, TRIES, Order, order_of, select_within
 from onnxprune.cost import cost
 from onnxprune.costs import terms_of
 from onnxprune.errors import NothingToCut, UserError
@@ -113,13 +113,16 @@ class Clock:
     def __init__(self, time: Callable[[float], float], noise: float = 0.0, seed: int = 0) -> None:
         self.time, self.noise, self.rng = time, noise, np.random.default_rng(seed)
         self.seen: dict[tuple[int, ...], float] = {}
+        self.told: dict[tuple[int, ...], list[float]] = {}
 
     def __call__(self, plan: Plan) -> float:
         removed = tuple(group.removed for group in plan.groups)
         assert any(removed), "what is left as it is need not be measured"
-        assert removed not in self.seen, "measured twice"
         part = sum(removed) / sum(group.units for group in plan.groups)
-        self.seen[removed] = self.time(part) * float(1 + self.noise * self.rng.standard_normal())
+        told = self.told.setdefault(removed, [])
+        told.append(self.time(part) * float(1 + self.noise * self.rng.standard_normal()))
+        assert len(told) <= 2, "only what seemed just fast enough is measured again, and once"
+        self.seen[removed] = sum(told) / len(told)
         return self.seen[removed]
 
 
@@ -140,7 +143,9 @@ def order(*sizes: int, **options: Any) -> Order:
 def searched(found: Order, clock: Clock, target: str) -> float:
     """The time of what was found, as the clock told it."""
     plan = select_within(found, [target], NoMeter(), clock=clock)  # type: ignore[arg-type]  # it is never asked
-    assert len(clock.seen) <= TRIES + 1
+    again = sum(len(told) - 1 for told in clock.told.values())
+    assert again <= CHANCES
+    assert len(clock.seen) <= TRIES * max(1, again) + 1
     assert plan.meta["bound_by"] == "latency"
     return clock.seen[tuple(group.removed for group in plan.groups)]
 
@@ -171,6 +176,27 @@ def test_within_three_percent_on_any_smooth_curve(kind: str, limit: float) -> No
 def test_noise_never_lets_through_what_was_too_slow(noise: float, seed: int) -> None:
     clock = Clock(BENT["with a share that stays"], noise, seed)
     assert 0.5 * (1 - CLOSE - 2 * noise) < searched(order(400, 100, 200), clock, "latency=0.5") <= 0.5
+
+
+def test_what_was_lucky_once_is_found_out() -> None:
+    """The first time that a model is asked for, its clock is a twentieth fast: nothing near the limit would hold."""
+
+    class Lucky(Clock):
+        def __call__(self, plan: Plan) -> float:
+            removed = tuple(group.removed for group in plan.groups)
+            part = sum(removed) / sum(group.units for group in plan.groups)
+            told = self.told.setdefault(removed, [])
+            told.append(self.time(part) * (1.05 if told else 0.95))
+            self.seen[removed] = sum(told) / len(told)
+            return self.seen[removed]
+
+    clock = Lucky(BENT["in proportion"])
+    plan = select_within(order(1000, 3000), ["latency=0.5"], NoMeter(), clock=clock)  # type: ignore[arg-type]
+    removed = tuple(group.removed for group in plan.groups)
+    found_out = [counts for counts, told in clock.told.items() if len(told) == 2 and clock.seen[counts] > 0.5]
+    assert found_out
+    assert removed not in found_out
+    assert clock.seen[removed] <= 0.5
 
 
 @pytest.mark.parametrize("seed", range(10))
