@@ -64,7 +64,7 @@ def add_calibration(parser: Parser) -> None:
 
 def calibration(args: Namespace, *, embedded: bool) -> Request | None:
     """What to calibrate on. The network that is shipped has data for criteria that ask some."""
-    spec = args.calib or (SEEN if embedded and args.criterion in DATA_CRITERIA else None)
+    spec = args.calib or (SEEN if embedded and args.criterion in ("auto", *DATA_CRITERIA) else None)
     if spec == "none":
         return Request(f"synthetic:{min(args.calib_samples, WITHOUT_DATA)}", batch=args.batch)
     return Request(spec, _preprocess(args), args.calib_samples, args.batch) if spec else None

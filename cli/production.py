@@ -26,7 +26,7 @@ from onnxprune.coupling import Reason
 from onnxprune.data import Request
 from onnxprune.errors import UserError
 from onnxprune.evaluate import Evaluation, Reference, evaluate
-from onnxprune.passes import Apply, Bench, Compensate, Normalize, Save, Score, Select, Spare, Steps, Verify
+from onnxprune.passes import Apply, Bench, Choose, Compensate, Normalize, Save, Score, Select, Spare, Steps, Verify
 from onnxprune.pipeline import Observer, Pass, PassManager, State, Timings
 from onnxprune.replacing import check_writable
 from onnxprune.store import check_apart, check_target, data_file
@@ -166,6 +166,9 @@ def _sized(step: Pass, source: Source, timed: Mapping[str, int]) -> Pass:
         calib = replace(step.calib, dims=dims) if step.calib is not None else None
         select = replace(step.select, dims=source.dims, timed_dims=timed)
         return replace(step, select=select, data=replace(step.data, dims=dims), calib=calib)
+    if isinstance(step, Choose):
+        select = replace(step.select, dims=source.dims, timed_dims=timed)
+        return replace(step, select=select, data=replace(step.data, dims=dims))
     if isinstance(step, Steps):
         score = replace(step.score, data=replace(step.score.data, dims=dims)) if step.score.data else step.score
         select = replace(step.select, dims=source.dims, timed_dims=timed)

@@ -6,26 +6,25 @@ The names are the fields of the passes `Score` and `Select`, in all three places
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from onnxprune import template
 from onnxprune.cli import data_arguments
 from onnxprune.cli.arguments import Parser, file_name, positive, whole
-from onnxprune.costs import COSTS
+from onnxprune.costs import COSTS, limited_by
 from onnxprune.criteria import CRITERIA
 from onnxprune.data import Request
 from onnxprune.errors import UserError
 from onnxprune.names import suggest
-from onnxprune.passes import Score, Select, Spare, Steps, Verify
+from onnxprune.passes import Choose, Score, Select, Spare, Steps, Verify
 from onnxprune.pipeline import Checked, Pass
 from onnxprune.reconstruction import DATA_CRITERIA
 from onnxprune.schedule import SCHEDULES
 from onnxprune.schedule import check_options as check_steps
 from onnxprune.scores import NORMALIZERS, REDUCERS
 from onnxprune.select import SCOPES
-from onnxprune.targets import parse
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,15 @@ class Settings:
     """What to measure on."""
     calib: Request | None
     """What to compensate on."""
+    auto: Request | None
+    """What to try criteria on; None: there is nothing to choose."""
     folder: str | None
     """For what a stopped run needs to go on."""
 
     def makers(self, verify: str, threads: int, say: Callable[[str], None]) -> list[Pass]:
         """The passes that lead to the plan."""
+        if self.auto is not None:
+            return [Choose(self.auto, self.score, self.select, threads=threads)]
         if self.max_drop is not None:
             assert self.data is not None
             bound, data, folder = self.max_drop, self.data, self.folder
@@ -158,54 +161,68 @@ def _block(text: str) -> int | str:
 def decided(args: Namespace) -> Settings:
     """Put together and checked: a mistake must not wait for the model to be read."""
     file = template.read(args.config) if args.config else template.Template()
-    given = _given(Score, args, file)
-    if given.get("normalize") not in (None, *NORMALIZERS, *COSTS):
-        known = ", ".join((*NORMALIZERS, *COSTS))
-        raise UserError(
-            f"unknown normalize {given['normalize']!r}{suggest(given['normalize'], COSTS)} (there are: {known})"
-        )
-    per = given.pop("normalize") if given.get("normalize") in COSTS else "none"
-    scope = args.scope or file.scope
-    if per != "none" and scope not in (None, "global"):
-        raise UserError(
-            f"--scope {scope} and --normalize {per} do not go together: importance per cost is one ranking of all"
-        )
+    given, chosen = _given(Score, args, file), _given(Select, args, file)
+    per = _per(given, chosen)
+    steps, schedule = args.steps or file.steps or 1, args.schedule or file.schedule or "linear"
+    check_steps(steps, schedule)
+    _check_together(args, steps)
     calib = data_arguments.calibration(args, embedded=not args.model)
+    auto = given.get("criterion") == "auto"
+    if auto:
+        del given["criterion"]
+        if calib is None:
+            raise UserError("--criterion auto tries criteria on data: name some, --calib photos/ or module:function")
+        if args.max_drop is not None or steps > 1:
+            raise UserError("--criterion auto chooses for one plain cut; with --steps or --max-drop name a criterion")
     score = Score(**given, data=calib, sensitivity=args.sensitivity)
-    chosen = _given(Select, args, file)
     if per == "none" and "scope" not in chosen:
         compares = score.criterion in DATA_CRITERIA or score.sensitivity is not None
-        per = _objective(chosen.get("targets", ()), args, compares=compares)
+        per = "latency" if args.max_drop is not None else limited_by(chosen.get("targets", ())) if compares else "none"
+        if per == "none" and score.sensitivity is not None:
+            chosen["scope"] = "global"
     select = Select(**chosen, per=per, ratios=file.ratios)
     if (select.targets or args.max_drop is not None) and args.ratio is not None:
         select = replace(select, targets=(*select.targets, f"ratio={args.ratio}"))
-    steps = args.steps if args.steps is not None else file.steps or 1
-    schedule = args.schedule or file.schedule or "linear"
-    check_steps(steps, schedule)
-    data = _data(args)
-    if args.max_drop is not None and steps > 1:
-        raise UserError("--max-drop and --steps do not go together; give one of them")
-    if args.folder is not None and steps == 1 and args.max_drop is None:
-        raise UserError("--run keeps what --steps or --max-drop have done; give one of them")
-    found = Settings(score, select, steps, schedule, args.max_drop, args.metric, data, calib, args.folder)
+    found = Settings(
+        score,
+        select,
+        steps,
+        schedule,
+        args.max_drop,
+        args.metric,
+        _data(args),
+        calib,
+        calib if auto else None,
+        args.folder,
+    )
     for step in found.makers("off", 1, lambda line: None):
         if isinstance(step, Checked):
             step.check()
     return found
 
 
-def _objective(targets: Sequence[str], args: Namespace, *, compares: bool) -> str:
-    """What importance is divided by where the user does not say: what is to be saved, if scores of groups compare."""
-    if args.max_drop is not None:
-        return "latency"
-    kinds = {target.kind for target in parse(targets)}
-    if not compares or not kinds - {"ratio"}:
+def _per(score: dict[str, Any], select: Mapping[str, Any]) -> str:
+    """The cost that `normalize` names, if it names one; it is no option of the scores then."""
+    name = score.get("normalize")
+    known = (*NORMALIZERS, *COSTS)
+    if name is not None and name not in known:
+        raise UserError(f"unknown normalize {name!r}{suggest(name, known)} (there are: {', '.join(known)})")
+    if name not in COSTS:
         return "none"
-    return next(cost for kind, cost in _SAVED.items() if kind in kinds)
+    del score["normalize"]
+    if select.get("scope", "global") != "global":
+        raise UserError(
+            f"--scope {select['scope']} and --normalize {name} do not go together: importance per cost is one ranking "
+            "of all groups"
+        )
+    return str(name)
 
 
-_SAVED = {"latency": "latency", "macs": "macs", "params": "params", "bytes": "params", "peak-memory": "activation"}
-"""Kind of target -> the cost that it limits; the first that is asked for counts."""
+def _check_together(args: Namespace, steps: int) -> None:
+    if args.max_drop is not None and steps > 1:
+        raise UserError("--max-drop and --steps do not go together; give one of them")
+    if args.folder is not None and steps == 1 and args.max_drop is None:
+        raise UserError("--run keeps what --steps or --max-drop have done; give one of them")
 
 
 def _data(args: Namespace) -> Request | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -11,13 +12,22 @@ from onnxprune.cost import is_param
 from onnxprune.macs import macs
 from onnxprune.meter import Meter
 from onnxprune.model import Model
+from onnxprune.targets import parse
 from onnxprune.terms import Term, Terms, Widths, fitted
 
 COSTS = ("macs", "activation", "params", "latency")
 """What importance may be divided by."""
 
+_LIMITED = {"latency": "latency", "macs": "macs", "params": "params", "bytes": "params", "peak-memory": "activation"}
+"""Kind of target -> the cost that it limits; the first that is asked for counts."""
 _SAMPLES = 9
 _RECURRENT = {"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"}
+
+
+def limited_by(targets: Iterable[str]) -> str:
+    """What importance is divided by, if it compares between groups: the cost that the targets limit, or `none`."""
+    kinds = {target.kind for target in parse(targets)}
+    return next((cost for kind, cost in _LIMITED.items() if kind in kinds), "none")
 
 
 def terms_of(kind: str, model: Model, meter: Meter, widths: Widths) -> Terms:

@@ -3,6 +3,7 @@
 from onnxprune.passes.analyze import Analyze
 from onnxprune.passes.apply import Apply
 from onnxprune.passes.bench import Bench
+from onnxprune.passes.choose import Choose
 from onnxprune.passes.compensate import Compensate
 from onnxprune.passes.load_plan import LoadPlan
 from onnxprune.passes.normalize import Normalize
@@ -17,6 +18,7 @@ __all__ = [
     "Analyze",
     "Apply",
     "Bench",
+    "Choose",
     "Compensate",
     "LoadPlan",
     "Normalize",

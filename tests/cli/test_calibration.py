@@ -64,7 +64,8 @@ def test_data_of_the_wrong_shape_is_refused_by_name(run: Run, model: Path, tmp_p
 def test_a_sensitivity_decides_between_groups(run: Run) -> None:
     assert run("sensitivity", "-o", "s.json").code == 0
     plain = run("prune", "--ratio", "0.5", "--scope", "global", "--no-bench", "--json").data
-    told = run("prune", "--ratio", "0.5", "--scope", "global", "--no-bench", "--sensitivity", "s.json", "--json").data
+    told = run("prune", "--ratio", "0.5", "--no-bench", "--sensitivity", "s.json", "--json").data
+    assert told["options"]["scope"] == "global"
     assert told["units"] == plain["units"]
     assert told["after"]["accuracy"] > plain["after"]["accuracy"]
 
@@ -91,3 +92,26 @@ def test_a_budget_counts_more_than_what_the_machine_likes(run: Run) -> None:
     never = run("prune", "--target", "macs=0.001", "--no-bench")
     assert never.code == 2
     assert "the lowest macs is" in never.err
+
+
+def test_a_criterion_chosen_by_trying(run: Run) -> None:
+    said = run("prune", "--criterion", "auto", "--target", "macs=0.5", "--no-bench", "--json")
+    tried = dict(word.split(" ") for word in said.err.split("off by ")[1].split(" on ")[0].split(", "))
+    assert list(tried) == ["l1", "l2", "fpgm", "bn_scale", "activation", "obs"]
+    best = min(tried, key=lambda name: float(tried[name]))
+    assert f"criterion auto took {best};" in said.err
+    assert said.data["options"]["criterion"] == best
+    assert said.data["after"]["accuracy"] > 0.98
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--criterion auto tries criteria on data: name some"),
+        (["--calib", "random:8", "--steps", "2"], "with --steps or --max-drop name a criterion"),
+    ],
+)
+def test_what_auto_needs(run: Run, model: Path, words: list[str], message: str) -> None:
+    said = run("prune", model, "--criterion", "auto", *words)
+    assert said.code == 2
+    assert message in said.err

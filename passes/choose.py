@@ -1,0 +1,74 @@
+"""Try several criteria on calibration data and take the one that leaves most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from onnxprune.apply import apply
+from onnxprune.costs import limited_by
+from onnxprune.data import Request, reopened
+from onnxprune.errors import UserError
+from onnxprune.evaluate import Reference, evaluate
+from onnxprune.passes.compensate import Compensate
+from onnxprune.passes.score import Score
+from onnxprune.passes.select import Select
+from onnxprune.pipeline import State, changed
+from onnxprune.reconstruction import DATA_CRITERIA
+
+CANDIDATES = ("l1", "l2", "fpgm", "bn_scale", "activation", "obs")
+SAMPLES = 128
+"""For a quick look."""
+
+
+@dataclass(frozen=True)
+class Choose:
+    """The plan of the criterion whose model, compensated, stays closest to the original on a part of the data."""
+
+    data: Request
+    score: Score = field(default_factory=Score)
+    """Its criterion is the one that is tried out."""
+    select: Select = field(default_factory=Select)
+    candidates: tuple[str, ...] = CANDIDATES
+    threads: int = 1
+
+    needs: ClassVar[tuple[str, ...]] = ("model", "normalized", "coupling")
+    gives: ClassVar[tuple[str, ...]] = ("scores", "plan")
+    drops: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        for criterion in self.candidates:
+            replace(self.score, criterion=criterion, data=self.data).check()
+        self.select.check()
+
+    def run(self, state: State) -> State:
+        few = replace(self.data, limit=min(SAMPLES, self.data.limit or SAMPLES))
+        data = reopened(few, state.model)
+        original = Reference(state.model, data, threads=self.threads)
+        found: list[tuple[float, State, str]] = []
+        said, why = [], UserError("no criterion was tried")
+        for criterion in self.candidates:
+            try:
+                made = replace(self.score, criterion=criterion, data=few).run(state)
+                made = self._select(criterion).run(made)
+            except UserError as error:  # bn_scale without BatchNormalization, for instance
+                why = error
+                continue
+            assert made.plan is not None
+            pruned = State(apply(state.model, made.plan), original=state.model, plan=made.plan)
+            solved = Compensate(few, self.threads).run(pruned)
+            figures = evaluate(solved.model, data, original=original, threads=self.threads)
+            off = figures.deviation if figures.deviation is not None else float("inf")
+            said.append(f"{criterion} {off:.3g}")
+            found.append((off, made, criterion))
+        if not found:
+            raise why
+        off, best, criterion = min(found, key=lambda each: each[0])
+        told = f"criterion auto took {criterion}; outputs were off by {', '.join(said)} on {SAMPLES} samples at most"
+        return changed(best, notes=(told, *best.notes))
+
+    def _select(self, criterion: str) -> Select:
+        """Scores that ask data compare between groups; then what the targets limit decides how much each loses."""
+        if criterion not in DATA_CRITERIA or self.select.per != "none" or self.select.scope != "local":
+            return self.select
+        return replace(self.select, per=limited_by(self.select.targets))
