@@ -80,4 +80,5 @@ def _extent(found: Outcome) -> str:
     units, removed = sum(g.units for g in found.groups), sum(g.removed for g in found.groups)
     if units:
         text += f": {removed:,} of {plural(units, 'unit')} ({percent(removed / units)})"
-    return text + "."
+    bound = found.plan.meta.get("bound_by")
+    return f"{text}. What bound was {bound}." if bound else f"{text}."

@@ -115,3 +115,9 @@ def test_what_auto_needs(run: Run, model: Path, words: list[str], message: str) 
     said = run("prune", model, "--criterion", "auto", *words)
     assert said.code == 2
     assert message in said.err
+
+
+def test_which_target_bound_is_said(run: Run) -> None:
+    words = ["prune", "--target", "macs=0.9", "--target", "params=0.5", "--round-to", "8", "--no-bench"]
+    assert "What bound was params." in run(*words).out
+    assert run(*words, "--json").data["options"]["bound_by"] == "params"
