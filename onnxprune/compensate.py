@@ -15,24 +15,30 @@ solve what is left after single weights went, AIMET reconstructs convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.batches import Batch
+from onnxprune.coupling import Indices
 from onnxprune.errors import UserError
-from onnxprune.least_squares import Sums, solved
-from onnxprune.linear_layers import Layer, Matrices, Rows, layers, matrices, stored
+from onnxprune.least_squares import Evidence, evidence, solved
+from onnxprune.linear_layers import Layer, Matrices, Rows, layers, matrices, rows_for, stored, sum_behind
 from onnxprune.model import Model
 from onnxprune.plan import Plan
 from onnxprune.tensors import Tensor
-from onnxprune.walk import Walk
+from onnxprune.walk import Walk, reads
 
-ROWS = 1 << 17
-"""Rows that a layer is solved from, about, over all batches."""
+Array = NDArray[Any]
+Lost = Mapping[tuple[str, int], Indices]
+"""For each tensor and axis the positions that went."""
+
 APART = 4
-"""One of so many samples is kept apart to choose the ridge."""
+"""One of so many rows is kept apart to choose the ridge."""
 
 Progress = Callable[[float], None]
 
@@ -43,7 +49,7 @@ class Fit:
 
     layer: str
     before: float
-    """Error of its outputs against the original's, relative to their power, on samples kept apart."""
+    """Error of its outputs against the original's, relative to their power, on rows kept apart."""
     after: float
 
 
@@ -53,6 +59,23 @@ class Compensated:
 
     model: Model
     fits: tuple[Fit, ...]
+    """Of every layer that could be solved, in graph order."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A layer of the pruned model to solve."""
+
+    layer: Layer
+    at: int
+    """The place of its node in the pruned model."""
+    sum: tuple[str, str] | None
+    """The residual sum that its output goes into, and the other summand: known before the layer runs."""
+
+    @property
+    def targets(self) -> set[str]:
+        """Tensors of the original that may be looked at."""
+        return {self.layer.y, *([self.sum[0]] if self.sum else [])}
 
 
 def compensate(
@@ -62,95 +85,126 @@ def compensate(
     data: Iterable[Batch],
     *,
     threads: int = 1,
-    rows: int = ROWS,
     on_progress: Progress | None = None,
 ) -> Compensated:
     """Solve the weights of all layers behind a cut, in the order in which they run."""
     lost = plan.removed()
-    found = [layer for layer in layers(pruned) if layer.y in _behind(pruned, {name for name, _ in lost})]
-    batches = list(data)
-    fits = []
+    tasks = _tasks(original, pruned, {name for name, _ in lost})
+    fits: list[Fit] = []
     changed: dict[str, Tensor] = {}
-    with Walk(original, batches, threads=threads) as ours, Walk(pruned, batches, threads=threads) as theirs:
+    if not tasks:
+        return Compensated(pruned, ())
+    made = {name: index for index, node in enumerate(original.graph.node) for name in node.output}
+    with Walk(original, threads=threads) as ours, Walk(pruned, threads=threads) as theirs:
+        for batch in data:
+            ours.take(batch)
+            theirs.take(batch)
         if not theirs.counts:
             raise UserError("there is no data to compensate on")
-        made = [{name: i for i, node in enumerate(m.graph.node) for name in node.output} for m in (original, pruned)]
-        for number, layer in enumerate(found):
+        for number, task in enumerate(tasks):
             if on_progress is not None:
-                on_progress(number / len(found))
-            if layer.y not in made[0]:
+                on_progress(number / len(tasks))
+            theirs.until(task.at, {task.layer.x, *([task.sum[1]] if task.sum else [])})
+            target, other = _target(task, theirs)
+            # what later tasks look at may be made before
+            ours.until(made[target] + 1, set().union(*(later.targets for later in tasks[number:])))
+            found = _solve(task.layer, ours, theirs, target, other, lost, number)
+            if found is None:
                 continue
-            at = made[1][layer.node.output[0]]
-            target, other = _residual(layer, pruned, made[1], at)
-            if target not in made[0]:
-                target, other = layer.y, None
-            ours.until(max(made[0][target] + 1, ours.position), {target})
-            theirs.until(at, {layer.x, *([other] if other else [])})
-            if not ours.holds(target) or not theirs.holds(layer.x):
-                continue
-            fit = _solve(layer, ours, theirs, target, other, lost, rows, number)
-            if fit is not None:
-                fits.append(Fit(layer.node.name or layer.y, fit[1], fit[2]))
-                changed |= fit[0]
-                theirs.exchange(fit[0])
+            fit, weights = found
+            fits.append(fit)
+            changed |= weights
+            theirs.exchange(weights)
     return Compensated(pruned.replace(weights={**pruned.weights, **changed}), tuple(fits))
 
 
-def _solve(
-    layer: Layer,
-    ours: Walk,
-    theirs: Walk,
-    target: str,
-    other: str | None,
-    lost: dict[tuple[str, int], np.ndarray],
-    rows: int,
-    seed: int,
-) -> tuple[dict[str, Tensor], float, float] | None:
-    weights = theirs.model.weights
-    now = matrices(layer, weights)
-    shape = weights[layer.weight].shape
-    fit, check = (Sums(now.weight.shape[0], now.weight.shape[2], now.weight.shape[1]) for _ in range(2))
-    per_batch = max(1, rows // len(theirs.counts))
-    rng = np.random.default_rng(seed)
-    others = theirs.arrays(other) if other else None
-    for x, y in zip(theirs.arrays(layer.x), ours.arrays(target), strict=True):
-        axis = layer.channel % y.ndim
-        cut = lost.get((target, axis))
-        wanted = np.delete(y, cut, axis) if cut is not None else y
-        if others is not None:
-            z = next(others)
-            if z.shape != wanted.shape:
-                return None
-            wanted = wanted - z
-        if not (np.isfinite(x).all() and np.isfinite(wanted).all()):
-            raise UserError(f"the calibration data makes NaN or Inf at {layer.node.name or layer.y!r}")
-        chosen = Rows(layer, wanted.shape, per_batch, rng)
-        read, made = chosen.read(x, shape), chosen.made(wanted)
-        apart = max(1, read.shape[1] // APART) if read.shape[1] > 1 else 0
-        fit.add(read[:, apart:], made[:, apart:])
-        check.add(read[:, :apart], made[:, :apart])
-    solution = solved(fit, check, now.weight, now.bias, biased=layer.bias is not None)
-    if not (np.isfinite(solution.weight).all() and np.isfinite(solution.bias).all()):
-        return None
-    new = Matrices(solution.weight, solution.bias, now.factor)
-    return stored(layer, new, weights), solution.before, solution.after
-
-
-def _residual(layer: Layer, model: Model, made: dict[str, int], at: int) -> tuple[str, str | None]:
-    """The sum that a layer's output goes into and its other summand, if that is known before the layer runs."""
-    readers = [node for node in model.graph.node if layer.y in node.input]
-    if len(readers) != 1 or readers[0].op_type != "Add":
-        return layer.y, None
-    others = [name for name in readers[0].input if name != layer.y]
-    if len(others) != 1 or others[0] in model.weights or made.get(others[0], -1) >= at or others[0] not in made:
-        return layer.y, None
-    return readers[0].output[0], others[0]
+def _tasks(original: Model, pruned: Model, cut: set[str]) -> list[_Task]:
+    """Layers behind a cut whose outputs the original makes too."""
+    made = {name: index for index, node in enumerate(pruned.graph.node) for name in node.output}
+    there = {name for node in original.graph.node for name in node.output}
+    behind = _behind(pruned, cut)
+    tasks = []
+    for layer in layers(pruned):
+        if layer.y in behind and layer.y in there:
+            at, both = made[layer.node.output[0]], sum_behind(layer, pruned)
+            known = both is not None and both[0] in there and made.get(both[1], -1) < at
+            tasks.append(_Task(layer, at, both if known else None))
+    return tasks
 
 
 def _behind(model: Model, cut: set[str]) -> set[str]:
     """Tensors that may differ from the original's at the channels that are left."""
     found: set[str] = set()
     for node in model.graph.node:
-        if any(name in found or (name in cut and name not in model.weights) for name in node.input):
+        if any(name in found or (name in cut and name not in model.weights) for name in reads(node)):
             found.update(node.output)
     return found
+
+
+def _target(task: _Task, theirs: Walk) -> tuple[str, str | None]:
+    """What to come close to: the sum, where the other summand is no smaller or larger than the layer's output."""
+    if task.sum is None or not theirs.holds(task.sum[1]):
+        return task.layer.y, None
+    target, other = task.sum
+    x, z = next(theirs.arrays(task.layer.x)), next(theirs.arrays(other))
+    shape = task.layer.makes(x.shape, theirs.model.weights[task.layer.weight].shape)
+    return (target, other) if z.shape == shape else (task.layer.y, None)
+
+
+def _solve(
+    layer: Layer, ours: Walk, theirs: Walk, target: str, other: str | None, lost: Lost, seed: int
+) -> tuple[Fit, dict[str, Tensor]] | None:
+    """The layer's new weights and how they fit; None where its outputs are other ones than the original's."""
+    weights = theirs.model.weights
+    now = matrices(layer, weights)
+    gathered = _gather(layer, ours, theirs, target, other, lost, seed)
+    if gathered is None:
+        return None
+    found = solved(*gathered, now.weight, now.bias, biased=layer.bias is not None, free=now.free)
+    fit = Fit(layer.node.name or layer.y, found.before, found.after)
+    if not found.after < found.before:
+        return fit, {}
+    tensors = stored(layer, Matrices(found.weight, found.bias, now.factor), weights)
+    if not all(np.isfinite(tensor.array()).all() for tensor in tensors.values()):
+        return Fit(fit.layer, fit.before, fit.before), {}
+    return fit, tensors
+
+
+def _gather(
+    layer: Layer, ours: Walk, theirs: Walk, target: str, other: str | None, lost: Lost, seed: int
+) -> tuple[Evidence, Evidence] | None:
+    """Rows to solve the layer from, and rows to check it with."""
+    shape, counts = theirs.model.weights[layer.weight].shape, theirs.counts
+    most = -(-rows_for(layer.features(shape)) // len(counts))
+    rng = np.random.default_rng(seed)
+    fit: Evidence | None = None
+    batches = zip(theirs.numbers(layer.x), _wanted(ours, theirs, target, other, lost), strict=True)
+    for (x, wanted), share in zip(batches, _shares(counts), strict=True):
+        if layer.makes(x.shape, shape) != wanted.shape:
+            return None
+        rows = Rows(layer, wanted.shape, most, rng)
+        read, made = rows.read(x, shape), rows.made(wanted)
+        if fit is None:
+            fit, check = (evidence(read, made, rows=read.shape[1] * len(counts)) for _ in range(2))
+        apart = int(read.shape[1] * share)
+        fit.add(read[:, apart:], made[:, apart:])
+        check.add(read[:, :apart], made[:, :apart])
+    assert fit is not None, "there is a batch"
+    return fit, check
+
+
+def _shares(counts: list[int]) -> list[float]:
+    """Of each batch, the share of rows that is kept apart: a part of each, or some batches where these are small."""
+    if max(counts) >= APART or len(counts) < APART:
+        return [1 / APART] * len(counts)
+    return [1.0 if index % APART == 0 else 0.0 for index in range(len(counts))]
+
+
+def _wanted(ours: Walk, theirs: Walk, target: str, other: str | None, lost: Lost) -> Iterator[Array]:
+    """What the layer should make, batch by batch."""
+    others = theirs.numbers(other) if other else itertools.repeat(None)
+    for y, z in zip(ours.numbers(target), others, strict=False):
+        for axis in range(y.ndim):
+            if (target, axis) in lost:
+                y = np.delete(y, lost[target, axis], axis)
+        yield y if z is None else y - z

@@ -16,7 +16,7 @@ OBSPA. Costs of one group's readers add up, and being shares of what the network
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -36,6 +36,12 @@ RIDGE = 1e-3
 """Of the mean diagonal, added to it."""
 AT_ONCE = 64
 """Groups of more units lose several at a time: about one of so many."""
+CANDIDATES = 4
+"""For each that goes, how many of the cheapest are considered."""
+SPARSE = 0.8
+"""The share of columns that is left when the rest is dropped."""
+STILL = 1e-12
+"""A variance below this share of the mean square is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +69,14 @@ def data_scores(
     skipped: dict[str, Reason] = {}
     for group in coupling.groups:
         readers = _readers(group, readings)
-        if readers:
+        if all(any(len(reader.features[unit]) for reader in readers) for unit in range(group.size)):
             by_group[group.name] = DATA_CRITERIA[criterion](readers, group.size)
-        else:
-            sentence = f"criterion {criterion!r} asks the layers that read a group, and none can be asked"
-            skipped[group.name] = Reason("no-scores", sentence, group.nodes[0] if group.nodes else "")
+            continue
+        asks = f"criterion {criterion!r} asks the layers that read a channel"
+        sentence = f"{asks}, and some of group {group.name!r} are read by none with plain float32 weights in one group"
+        skipped[group.name] = Reason("no-scores", sentence, group.nodes[0] if group.nodes else "")
     if coupling.groups and not by_group:
-        raise UserError(
-            f"{next(iter(skipped.values())).sentence}: no layer with a plain float32 weight reads any group"
-        )
+        raise UserError(f"{next(iter(skipped.values())).sentence}; nor is any other group's every channel")
     return Scores(criterion, MappingProxyType(by_group), MappingProxyType(skipped), 0, "sum", "none")
 
 
@@ -88,62 +93,111 @@ def _features(slot: Slot, size: int, reading: Reading) -> tuple[Indices, ...]:
 
 def obs(readers: list[Reader], size: int) -> Floats:
     """What each unit cost when it was its turn to go."""
-    states = [_Surgeon(reader) for reader in readers]
+    states = [_Surgeon.of(reader) for reader in readers]
     scores = np.zeros(size)
     alive = np.arange(size)
     highest = 0.0
     while len(alive):
-        costs = np.sum([state.costs(alive) for state in states], axis=0)
-        order = np.argsort(costs, kind="stable")[: max(1, len(alive) // AT_ONCE)]
-        for place in order:
-            highest = max(highest * (1 + 1e-9), float(costs[place]))
-            scores[alive[place]] = highest
-        gone = alive[order]
-        alive = np.delete(alive, order)
-        if len(alive):
-            for state in states:
-                state.remove(gone)
+        count = max(1, len(alive) // AT_ONCE)
+        cheapest = np.argsort(_costs(states, alive), kind="stable")
+        # the next few are found among the cheapest, one by one: of two that do the same work the second is dear
+        left = alive[np.sort(cheapest[: CANDIDATES * count if count > 1 else 1])]
+        parts = [state.only(left) for state in states]
+        gone = []
+        for _ in range(count):
+            costs = _costs(parts, left)
+            place = int(costs.argmin())
+            highest = max(float(np.nextafter(highest, np.inf)), float(costs[place]))
+            scores[left[place]] = highest
+            gone.append(int(left[place]))
+            for part in parts:
+                part.remove(left[place : place + 1])
+            left = np.delete(left, place)
+        alive = np.setdiff1d(alive, gone)
+        for state in states:
+            state.remove(np.array(gone))
     return scores
+
+
+def _costs(states: list[_Surgeon], units: Indices) -> Floats:
+    """What each of these would cost next, over all readers."""
+    return np.asarray(np.sum([state.costs(units) for state in states], axis=0))
 
 
 class _Surgeon:
     """A reader's weights and inverse while units are taken away."""
 
-    def __init__(self, reader: Reader) -> None:
-        covariance = reader.reading.covariance
-        diagonal = covariance.diagonal()
-        ridge = RIDGE * float(diagonal.mean()) + 1e-12 * float(diagonal.max(initial=0.0)) + 1e-30
-        self.inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
-        self.weight = reader.reading.weight.copy()
-        self.features = reader.features
-        self.power = max(reader.reading.power, 1e-30)
+    def __init__(self, inverse: Floats, weight: Floats, features: Mapping[int, Indices], power: float) -> None:
+        self.inverse, self.weight, self.power = inverse, weight, power
+        self.features = dict(features)
+        """Of each unit that is left; columns of both."""
+        self._left = np.ones(len(inverse), bool)
+
+    @classmethod
+    def of(cls, reader: Reader) -> _Surgeon:
+        """Before anything has gone."""
+        reading = reader.reading
+        weight = np.where(_constant(reading), 0.0, reading.weight)
+        return cls(_inverse(reading), weight, dict(enumerate(reader.features)), reading.power)
+
+    def only(self, units: Indices) -> _Surgeon:
+        """The same of these units alone, on copies: exact as long as no others go."""
+        columns = [self.features[unit] for unit in units.tolist()]
+        ends = np.cumsum([0, *map(len, columns)])
+        features = {unit: np.arange(*ends[i : i + 2]) for i, unit in enumerate(units.tolist())}
+        every = np.concatenate(columns)
+        return _Surgeon(self.inverse[np.ix_(every, every)], self.weight[:, every], features, self.power)
 
     def costs(self, units: Indices) -> Floats:
         """What each of these would cost next."""
         found = np.zeros(len(units))
-        lengths = np.array([len(self.features[unit]) for unit in units.tolist()])
-        for length in np.unique(lengths[lengths > 0]):
-            places = np.flatnonzero(lengths == length)
-            columns = np.stack([self.features[unit] for unit in units[places].tolist()])
-            blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
-            weights = self.weight[:, columns].transpose(1, 2, 0)  # (units, features, outputs)
+        for places, columns, blocks in _blocks(self.inverse, [self.features[unit] for unit in units.tolist()]):
+            weights = self.weight.T[columns]  # (units, features, outputs)
             found[places] = np.einsum("ufo,ufo->u", weights, np.linalg.solve(blocks, weights))
-        return np.maximum(found, 0.0) / self.power
+        return np.maximum(found, 0.0) / self.power if self.power > 0 else found * 0
 
     def remove(self, units: Indices) -> None:
         """Take these away and let the rest make up for them."""
-        columns = np.concatenate([self.features[unit] for unit in units.tolist()])
+        columns = np.concatenate([self.features.pop(unit) for unit in units.tolist()])
         if not len(columns):
             return
         rows = self.inverse[columns]
         solved = np.linalg.solve(rows[:, columns], rows)
         self.weight -= self.weight[:, columns] @ solved
         self.inverse -= rows.T @ solved
-        # exactly gone, so that rounding cannot bring them back
-        self.weight[:, columns] = 0.0
-        self.inverse[columns] = 0.0
-        self.inverse[:, columns] = 0.0
-        self.inverse[columns, columns] = 1.0
+        self._left[columns] = False
+        if self._left.mean() < SPARSE:
+            self._squeeze()
+
+    def _squeeze(self) -> None:
+        """Drop the columns of what has gone."""
+        kept = np.flatnonzero(self._left)
+        places = np.cumsum(self._left) - 1
+        self.features = {unit: places[columns] for unit, columns in self.features.items()}
+        self.inverse, self.weight = self.inverse[np.ix_(kept, kept)], self.weight[:, kept]
+        self._left = np.ones(len(kept), bool)
+
+
+def _constant(reading: Reading) -> NDArray[np.bool_]:
+    """Features that are always the same: a bias does as well, or nothing where they are zero."""
+    return reading.covariance.diagonal() <= STILL * reading.second
+
+
+def _inverse(reading: Reading) -> Floats:
+    """Of the covariance with a ridge."""
+    system = reading.covariance.copy()
+    diagonal = np.einsum("ff->f", system)
+    diagonal += RIDGE * (float(diagonal.mean()) or 1.0)
+    return np.linalg.inv(system).astype(np.float64, copy=False)
+
+
+def _blocks(inverse: Floats, features: Sequence[Indices]) -> Iterator[tuple[Indices, Indices, Floats]]:
+    """Units of one length after the other: their places in `features`, their columns, their blocks of the inverse."""
+    lengths = np.array([len(columns) for columns in features])
+    for length in np.unique(lengths[lengths > 0]):
+        places = np.flatnonzero(lengths == length)
+        columns = np.stack([features[place] for place in places.tolist()])
+        yield places, columns, inverse[columns[:, :, None], columns[:, None, :]]
 
 
 def activation(readers: list[Reader], size: int) -> Floats:
@@ -166,16 +220,15 @@ def apoz(readers: list[Reader], size: int) -> Floats:
 
 
 def cosine(readers: list[Reader], size: int) -> Floats:
-    """1 / (H_uu H^-1_uu): the share of a channel's power that the others cannot make up for."""
-    parts = []
-    for reader in readers:
-        covariance = reader.reading.covariance
-        ridge = RIDGE * float(covariance.diagonal().mean()) + 1e-30
-        system = covariance + ridge * np.eye(len(covariance))
-        alone = 1.0 / (system.diagonal() * np.linalg.inv(system).diagonal())
-        share = alone * reader.reading.second / max(float(reader.reading.second.sum()), 1e-30)
-        parts.append([float(share[columns].sum()) for columns in reader.features])
-    return np.asarray(np.mean(parts, axis=0))
+    """tr (H^-1_uu)^-1 / tr H: what no linear function of the others makes up for, as a share of what is read."""
+    parts = np.zeros((len(readers), size))
+    for part, reader in zip(parts, readers, strict=True):
+        whole = float(reader.reading.covariance.trace())
+        if whole <= 0:
+            continue  # always the same, so nothing of it is missed
+        for places, _, blocks in _blocks(_inverse(reader.reading), reader.features):
+            part[places] = np.linalg.inv(blocks).trace(axis1=1, axis2=2) / whole
+    return np.asarray(parts.mean(axis=0))
 
 
 DATA_CRITERIA: Mapping[str, Callable[[list[Reader], int], Floats]] = MappingProxyType(

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.batches import Batch
 from onnxprune.errors import UserError
-from onnxprune.linear_layers import Layer, Rows, layers, matrices
+from onnxprune.least_squares import BLOCK
+from onnxprune.linear_layers import WIDEST, Layer, Rows, layers, matrices, rows_for, sum_behind
 from onnxprune.model import Model
 from onnxprune.walk import Walk
 
 Floats = NDArray[np.float64]
-
-ROWS = 1 << 16
-"""Rows of each layer that are looked at, about."""
-GROUPED = 1
-"""Layers of more groups than this read each channel on its own; they say nothing about what is redundant."""
-
 Progress = Callable[[float], None]
 
 
@@ -51,70 +47,83 @@ def read(
     wanted: Iterable[str],
     *,
     threads: int = 1,
-    rows: int = ROWS,
     on_progress: Progress | None = None,
 ) -> dict[str, Reading]:
-    """By the name of their weight: what the layers with these weights read."""
+    """By the name of their weight: what the layers with these weights read, of those that read all channels alike."""
     names = set(wanted)
-    found = [layer for layer in layers(model) if layer.weight in names and layer.groups <= GROUPED]
+    found = [layer for layer in layers(model) if layer.weight in names and _askable(layer, model)]
     made = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
-    targets = {layer.weight: _sum_behind(layer, model) for layer in found}
-    looks = [(made[layer.node.output[0]], 0, layer) for layer in found]
-    looks += [(made[targets[layer.weight]] + 1, 1, layer) for layer in found]
-    looks.sort(key=lambda look: look[:2])
-    parts: dict[str, tuple[Floats, Floats, Floats]] = {}
+    targets = {layer.weight: (sum_behind(layer, model) or (layer.y,))[0] for layer in found}
+    # two looks at each layer: at what it reads, and when that is made, at what it adds to
+    looks = [(made[layer.node.output[0]], layer.x, layer) for layer in found]
+    looks += [(made[targets[layer.weight]] + 1, targets[layer.weight], layer) for layer in found]
+    looks.sort(key=lambda look: look[0])
+    sums: dict[str, _Sums] = {}
     readings: dict[str, Reading] = {}
-    with Walk(model, data, threads=threads) as walk:
+    with Walk(model, threads=threads) as walk:
+        for batch in data:
+            walk.take(batch)
         if not walk.counts:
             raise UserError("there is no data to look at")
-        # what is looked at later must still be there then
-        kept = {layer.x for layer in found} | set(targets.values())
-        for number, (stop, kind, layer) in enumerate(looks):
+        for number, (stop, tensor, layer) in enumerate(looks):
             if on_progress is not None:
                 on_progress(number / len(looks))
-            later = {look[2].x if look[1] == 0 else targets[look[2].weight] for look in looks[number:]}
-            walk.until(stop, kept & later)
-            if kind == 0:
-                parts[layer.weight] = _moments(layer, model, walk, rows, number)
-            else:
-                weight = matrices(layer, model.weights).weight[0]
-                power = _power(layer, walk, targets[layer.weight])
-                readings[layer.weight] = Reading(layer, weight, *parts[layer.weight], power)
+            walk.until(stop, {later for _, later, _ in looks[number:]})
+            if layer.weight not in sums:
+                sums[layer.weight] = _sums(layer, model, walk, seed=number)
+            elif sums[layer.weight].count:
+                readings[layer.weight] = sums[layer.weight].reading(layer, model, _power(layer, walk, tensor))
     return readings
 
 
-def _moments(layer: Layer, model: Model, walk: Walk, rows: int, seed: int) -> tuple[Floats, Floats, Floats]:
+class _Sums:
+    """Over rows."""
+
+    def __init__(self, features: int) -> None:
+        self.count = 0
+        self.x, self.active = np.zeros((2, features))
+        self.xx = np.zeros((features, features))
+
+    def add(self, rows: NDArray[Any]) -> None:
+        step = max(1, BLOCK // rows.shape[1])
+        for start in range(0, len(rows), step):
+            block = rows[start : start + step].astype(np.float64)
+            self.count += len(block)
+            self.x += block.sum(axis=0)
+            self.xx += block.T @ block
+            self.active += np.count_nonzero(block, axis=0)
+
+    def reading(self, layer: Layer, model: Model, power: float) -> Reading:
+        mean, second = self.x / self.count, self.xx.diagonal() / self.count
+        covariance = self.xx / self.count
+        if layer.bias is not None:
+            covariance -= mean[:, None] * mean
+        weight = matrices(layer, model.weights).weight[0]
+        return Reading(layer, weight, covariance, second, self.active / self.count, power)
+
+
+def _askable(layer: Layer, model: Model) -> bool:
+    """Layers of several groups read each channel on its own, or a part of them: they say nothing of the rest."""
+    return layer.groups == 1 and layer.features(model.weights[layer.weight].shape) <= WIDEST
+
+
+def _sums(layer: Layer, model: Model, walk: Walk, seed: int) -> _Sums:
     shape = model.weights[layer.weight].shape
-    rng = np.random.default_rng(seed)
-    per_batch = max(1, rows // len(walk.counts))
-    count, total, products, active = 0, 0.0, 0.0, 0.0
-    for x in walk.arrays(layer.x):
-        if not np.isfinite(x).all():
-            raise UserError(f"the calibration data makes NaN or Inf at {layer.x!r}")
-        (chunk,) = Rows(layer, layer.places(x, shape), per_batch, rng).read(x, shape)
-        count += len(chunk)
-        total = total + chunk.sum(axis=0, dtype=np.float64)
-        products = products + (chunk.T @ chunk).astype(np.float64)
-        active = active + np.count_nonzero(chunk, axis=0)
-    mean = np.asarray(total) / count
-    second = np.asarray(products) / count
-    covariance = second - np.outer(mean, mean) if layer.bias is not None else second
-    return covariance, second.diagonal().copy(), np.asarray(active) / count
+    features = layer.features(shape)
+    sums, rng = _Sums(features), np.random.default_rng(seed)
+    most = -(-rows_for(features) // len(walk.counts))
+    for x in walk.numbers(layer.x):
+        made = layer.makes(x.shape, shape)
+        if made is not None:
+            sums.add(Rows(layer, made, most, rng).read(x, shape)[0])
+    return sums
 
 
 def _power(layer: Layer, walk: Walk, target: str) -> float:
-    count, total, squares = 0, 0.0, 0.0
-    for y in walk.arrays(target):
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    for y in walk.numbers(target):
         flat = np.moveaxis(y, layer.channel, -1).reshape(-1, y.shape[layer.channel]).astype(np.float64)
         count += len(flat)
         total = total + flat.sum(axis=0)
         squares = squares + np.square(flat).sum(axis=0)
-    return float((np.asarray(squares) / count - (np.asarray(total) / count) ** 2).sum())
-
-
-def _sum_behind(layer: Layer, model: Model) -> str:
-    readers = [node for node in model.graph.node if layer.y in node.input]
-    if len(readers) != 1 or readers[0].op_type != "Add":
-        return layer.y
-    others = [name for name in readers[0].input if name != layer.y]
-    return readers[0].output[0] if others and others[0] not in model.weights else layer.y
+    return float(np.maximum(squares / count - (total / count) ** 2, 0.0).sum())

@@ -23,7 +23,6 @@ from onnxprune import runtime
 from onnxprune.attributes import subgraphs
 from onnxprune.batches import Batch
 from onnxprune.errors import UserError
-from onnxprune.inputs import Feeds
 from onnxprune.model import Model
 from onnxprune.tensors import Tensor
 from onnxprune.trace import captured
@@ -33,25 +32,28 @@ Array = NDArray[Any]
 ROOM = 1 << 30
 """Bytes of tensors that are held in memory by one walk."""
 
+_PLAIN = frozenset(
+    ["float", "float16", "double", "string", "bool"]
+    + ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+)
+"""What onnxruntime hands over as the NumPy array that it takes back."""
+
 
 class Walk:
-    """Where a model stands, on all batches of the data."""
+    """Where a model stands, on all batches of the data: `with Walk(model) as walk`, then `take` them."""
 
-    def __init__(self, model: Model, batches: Iterable[Batch], *, threads: int = 1, room: int = ROOM) -> None:
+    def __init__(self, model: Model, *, threads: int = 1, room: int = ROOM) -> None:
         self.model, self.threads = model, threads
         self.position = 0
+        """The first node that has not run yet."""
         self.counts: list[int] = []
-        self.sizes: list[int] = []
+        """Of each batch, the samples that count."""
+        self._sizes: list[int] = []
         self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
-        self._room = room
+        self._room, self._files = room, 0
         self._kept: dict[str, list[Array | Path]] = {}
-        self._reads = [_reads(node) for node in model.graph.node]
+        self._reads = [reads(node) for node in model.graph.node]
         self._last = {name: index for index, names in enumerate(self._reads) for name in names}
-        for batch in batches:
-            self.counts.append(batch.count)
-            self.sizes.append(batch.count + batch.spare)
-            for name, array in batch.feeds.items():
-                self._keep(name, array)
 
     def __enter__(self) -> Walk:
         return self
@@ -60,6 +62,13 @@ class Walk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._folder.cleanup()
+
+    def take(self, batch: Batch) -> None:
+        """One more batch to walk with; before the first node has run."""
+        self.counts.append(batch.count)
+        self._sizes.append(batch.count + batch.spare)
+        for name, array in batch.feeds.items():
+            self._keep(name, array)
 
     def exchange(self, weights: Mapping[str, Tensor]) -> None:
         """Other weights for what has not run yet."""
@@ -77,49 +86,54 @@ class Walk:
         for name in [name for name in self._kept if name not in wanted and self._last.get(name, -1) < stop]:
             self._drop(name)
 
-    def arrays(self, name: str) -> Iterator[Array]:
-        """A tensor, batch by batch, without samples that do not count."""
-        for kept, count, size in zip(self._kept[name], self.counts, self.sizes, strict=True):
-            array = np.load(kept, mmap_mode="r", allow_pickle=False) if isinstance(kept, Path) else kept
-            stacked = array.ndim > 0 and array.shape[0] == size
-            yield array[:count] if stacked and count < size else array
-
     def holds(self, name: str) -> bool:
         """Whether a tensor can be looked at."""
         return name in self._kept
 
+    def arrays(self, name: str) -> Iterator[Array]:
+        """A tensor, batch by batch, without samples that do not count."""
+        for kept, count, size in zip(self._kept[name], self.counts, self._sizes, strict=True):
+            array = _loaded(kept)
+            stacked = array.ndim > 0 and array.shape[0] == size
+            yield array[:count] if stacked and count < size else array
+
+    def numbers(self, name: str) -> Iterator[Array]:
+        """The same of floats; NaN and Inf are refused."""
+        for array in self.arrays(name):
+            if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+                maker = next((node.name for node in self.model.graph.node if name in node.output), "")
+                where = f", which node {maker!r} makes" if maker else ""
+                raise UserError(f"on this data there is NaN or Inf in {name!r}{where}")
+            yield array
+
     def _run(self, stop: int, outputs: list[str]) -> None:
         nodes = self.model.graph.node[self.position : stop]
         read = dict.fromkeys(name for names in self._reads[self.position : stop] for name in names)
-        made = {name for node in nodes for name in node.output}
         weights = {name: self.model.weights[name] for name in read if name in self.model.weights}
-        fed = [name for name in read if name not in weights and name not in made and name in self._kept]
-        first = {name: next(self.arrays(name)) for name in fed}
+        fed = {name: self._kept[name] for name in read if name not in weights and name in self._kept}
         proto = onnx.ModelProto()
         proto.CopyFrom(self.model.proto)
         del proto.graph.node[:], proto.graph.input[:], proto.graph.output[:], proto.graph.value_info[:]
         proto.graph.node.extend(nodes)
-        proto.graph.input.extend(_declared(name, array) for name, array in first.items())
+        proto.graph.input.extend(_declared(name, _loaded(kept[0])) for name, kept in fed.items())
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         session = runtime.session(self.model.replace(proto=proto, weights=weights, inputs=()), threads=self.threads)
-        whole = {name: self._kept[name] for name in fed}
+        for output in session.get_outputs():
+            if output.type.removeprefix("tensor(").removesuffix(")") not in _PLAIN:
+                raise UserError(f"{output.name!r} is a {output.type}, which cannot be followed from batch to batch")
         for index in range(len(self.counts)):
-            feeds: Feeds = {}
-            for name, kept in whole.items():
-                one = kept[index]
-                feeds[name] = np.load(one, allow_pickle=False) if isinstance(one, Path) else one
+            feeds = {name: _loaded(kept[index]) for name, kept in fed.items()}
             for name, array in runtime.run(session, feeds).items():
                 self._keep(name, array)
 
     def _keep(self, name: str, array: Array) -> None:
-        if not isinstance(array, np.ndarray):
-            raise UserError(f"tensor {name!r} is a sequence, which cannot be followed batch by batch")
         kept = self._kept.setdefault(name, [])
-        if array.nbytes <= self._room or array.dtype.kind == "O":
+        if array.dtype.kind == "O" or array.nbytes <= max(self._room, 0):
             self._room -= array.nbytes
             kept.append(array)
             return
-        path = Path(self._folder.name, f"{len(kept)}-{abs(hash(name)):x}.npy")
+        self._files += 1
+        path = Path(self._folder.name, f"{self._files}.npy")
         np.save(path, array, allow_pickle=False)
         kept.append(path)
 
@@ -131,9 +145,14 @@ class Walk:
                 self._room += kept.nbytes
 
 
-def _reads(node: onnx.NodeProto) -> list[str]:
+def reads(node: onnx.NodeProto) -> list[str]:
+    """What a node reads, its subgraphs included."""
     found = [name for name in node.input if name]
     return found + [name for body in subgraphs(node) for name in sorted(captured(body))]
+
+
+def _loaded(kept: Array | Path) -> Array:
+    return np.load(kept, allow_pickle=False) if isinstance(kept, Path) else kept
 
 
 def _declared(name: str, array: Array) -> onnx.ValueInfoProto:
