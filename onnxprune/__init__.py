@@ -18,6 +18,7 @@ from onnxprune import store
 from onnxprune.analyze import analyze
 from onnxprune.apply import apply
 from onnxprune.bench import bench
+from onnxprune.compensate import compensate
 from onnxprune.cost import cost
 from onnxprune.coupling import Coupling, Group, Reason, Slot
 from onnxprune.criteria import criterion
@@ -34,6 +35,7 @@ from onnxprune.plan import Plan
 from onnxprune.plan_json import load as load_plan
 from onnxprune.plan_json import save as save_plan
 from onnxprune.preprocess import Preprocess
+from onnxprune.profile import profile
 from onnxprune.scores import score
 from onnxprune.select import select
 from onnxprune.sensitivity import sensitivity
@@ -62,6 +64,7 @@ __all__ = [
     "analyze",
     "apply",
     "bench",
+    "compensate",
     "cost",
     "criterion",
     "evaluate",
@@ -70,6 +73,7 @@ __all__ = [
     "load_sensitivity",
     "normalize",
     "open_data",
+    "profile",
     "rescored",
     "save",
     "save_plan",
