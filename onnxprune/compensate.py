@@ -39,6 +39,8 @@ Lost = Mapping[tuple[str, int], Indices]
 
 APART = 4
 """One of so many rows is kept apart to choose the ridge."""
+_OWN = frozenset(["out", "scale", "shift", "keep"])
+"""Roles of weights in which each channel has entries of its own."""
 
 Progress = Callable[[float], None]
 
@@ -89,7 +91,7 @@ def compensate(
 ) -> Compensated:
     """Solve the weights of all layers behind a cut, in the order in which they run."""
     lost = plan.removed()
-    tasks = _tasks(original, pruned, {name for name, _ in lost})
+    tasks = _tasks(original, pruned, plan)
     fits: list[Fit] = []
     changed: dict[str, Tensor] = {}
     if not tasks:
@@ -118,25 +120,40 @@ def compensate(
     return Compensated(pruned.replace(weights={**pruned.weights, **changed}), tuple(fits))
 
 
-def _tasks(original: Model, pruned: Model, cut: set[str]) -> list[_Task]:
-    """Layers behind a cut whose outputs the original makes too."""
+def _tasks(original: Model, pruned: Model, plan: Plan) -> list[_Task]:
+    """Layers that something cut comes into, or stands beside, and whose outputs the original makes too."""
     made = {name: index for index, node in enumerate(pruned.graph.node) for name in node.output}
     there = {name for node in original.graph.node for name in node.output}
-    behind = _behind(pruned, cut)
+    behind = _behind(pruned, plan)
     tasks = []
     for layer in layers(pruned):
-        if layer.y in behind and layer.y in there:
-            at, both = made[layer.node.output[0]], sum_behind(layer, pruned)
-            known = both is not None and both[0] in there and made.get(both[1], -1) < at
-            tasks.append(_Task(layer, at, both if known else None))
+        at, both = made[layer.node.output[0]], sum_behind(layer, pruned)
+        if both is not None and (both[0] not in there or made.get(both[1], -1) >= at):
+            both = None
+        if layer.y in there and (layer.y in behind or (both is not None and both[1] in behind)):
+            tasks.append(_Task(layer, at, both))
     return tasks
 
 
-def _behind(model: Model, cut: set[str]) -> set[str]:
-    """Tensors that may differ from the original's at the channels that are left."""
+def _behind(model: Model, plan: Plan) -> set[str]:
+    """Tensors that may differ from the original's at the channels that are left.
+
+    What is cut from a tensor and from all that a node makes of it passes by: the rest is computed as before. A weight
+    that has lost what it reads computes something else.
+    """
+    cuts: dict[str, set[int]] = {}
+    lacking: set[str] = set()
+    for number, each in enumerate(plan.cuts):
+        for slot in each.slots:
+            cuts.setdefault(slot.tensor, set()).add(number)
+            if slot.role not in _OWN and slot.tensor in model.weights:
+                lacking.add(slot.tensor)
     found: set[str] = set()
     for node in model.graph.node:
-        if any(name in found or (name in cut and name not in model.weights) for name in reads(node)):
+        read = reads(node)
+        gone = set().union(*(cuts.get(name, ()) for name in read if name not in model.weights))
+        passed = all(gone <= cuts.get(name, set()) for name in node.output if name)
+        if not passed or not lacking.isdisjoint(read) or not found.isdisjoint(read):
             found.update(node.output)
     return found
 

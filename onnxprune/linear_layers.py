@@ -28,10 +28,10 @@ from onnxprune.walk import reads
 Array = NDArray[Any]
 _FLOAT = onnx.TensorProto.FLOAT
 
-ROWS_PER_FEATURE = 64
-"""What a layer's statistics are made of; twice as many change its weights by little more than chance does."""
+ROWS_PER_FEATURE = 256
+"""What a layer's statistics are made of. Of a ResNet-20 on CIFAR-10, 64 leave 1 % more error, 1000 no less."""
 FEWEST_ROWS = 1 << 13
-MOST_ROWS = 1 << 16
+MOST_ROWS = 1 << 17
 WIDEST = 9216
 """Features, 1024 channels of 3 x 3 at most, for which a matrix of features by features is made."""
 ROWS_BEYOND = 1 << 11

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -36,24 +37,29 @@ class Compensate:
         found = compensate(
             state.original, state.model, state.plan, data, threads=self.threads, on_progress=self.on_progress
         )
+        kept = State(state.model, original=state.original, plan=state.plan, verification=state.verification)
+        if not found.fits:
+            note = "nothing to compensate: no layer with plain float32 weights of its own follows what was cut"
+            return changed(kept, notes=(note,))
         reference = Reference(state.original, data, threads=self.threads)
-        before = evaluate(state.model, data, original=reference, threads=self.threads)
-        after = evaluate(found.model, data, original=reference, threads=self.threads)
-        kept = State(
-            found.model if _farther(before) >= _farther(after) else state.model,
-            original=state.original,
-            plan=state.plan,
-            verification=state.verification,
+        before, after = (
+            evaluate(model, data, original=reference, threads=self.threads) for model in (state.model, found.model)
         )
-        return changed(kept, notes=(_told(before, after),))
+        model = state.model if _farther(before, after) else found.model
+        return changed(kept, model=model, notes=(_told(before, after),))
 
 
-def _farther(figures: Evaluation) -> float:
-    return figures.deviation if figures.deviation is not None else 0.0
+def _farther(before: Evaluation, after: Evaluation) -> bool:
+    """Whether compensation has led away from the original."""
+    if before.deviation is None or after.deviation is None:
+        return False
+    return not (after.deviation <= before.deviation and after.deviation < math.inf)
 
 
 def _told(before: Evaluation, after: Evaluation) -> str:
-    a, b = _farther(before), _farther(after)
-    if b > a:
-        return f"compensation would take the outputs farther from the original's ({a:.3g} to {b:.3g}); left undone"
-    return f"compensated on {after.samples} samples: outputs are off by {b:.3g} instead of {a:.3g}"
+    b, a = before.deviation, after.deviation
+    if b is None or a is None:
+        return f"compensated on {after.samples} samples; no output is made of floats that could be compared"
+    if _farther(before, after):
+        return f"compensation would take the outputs farther from the original's ({b:.3g} to {a:.3g}); left undone"
+    return f"compensated on {after.samples} samples: outputs are off by {a:.3g} instead of {b:.3g}"
