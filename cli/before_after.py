@@ -18,8 +18,6 @@ def parts(found: Outcome, *, verbose: bool) -> list[Part]:
         rows = [[g.name, f"{g.units:,}", f"{g.removed:,}", f"{g.units - g.removed:,}"] for g in found.plan.groups]
         shown += [Grid(_GROUPS, rows), ""]
     shown += [Grid(_COLUMNS, [*_sizes(found), *_speed(found), *_quality(found)]), "", _extent(found)]
-    if found.bench is None:
-        shown.append("Speed was not measured: the result may be slower than the original.")
     return [*shown, *(f"Warning: {warning}." for warning in found.warnings)]
 
 

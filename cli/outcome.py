@@ -12,6 +12,7 @@ from onnxprune.cost import Cost
 from onnxprune.coupling import Reason
 from onnxprune.evaluate import Evaluation
 from onnxprune.plan import GroupSummary, Plan
+from onnxprune.targets import parse
 from onnxprune.verify import Verification
 
 
@@ -32,6 +33,8 @@ class Outcome:
     """What the original and the pruned model do on data; None: there was none."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By pass."""
+    notes: Sequence[str] = ()
+    """What the passes had to say."""
     skipped: Mapping[str, Reason] = field(default_factory=dict)
     """Groups that the criterion said nothing about."""
 
@@ -64,8 +67,14 @@ class Outcome:
     @property
     def warnings(self) -> list[str]:
         """What the user should not overlook."""
+        return [*self._slower(), *self._late()]
+
+    def _slower(self) -> list[str]:
+        """Whether it is faster at all."""
         row = self.pruned
-        if row is None or row.verdict in ("faster", "reference"):
+        if row is None:
+            return ["speed was not measured: the result may be slower than the original"]
+        if row.verdict in ("faster", "reference"):
             return []
         aligned = self.plan.meta.get("round_to") == "auto"
         advice = "" if aligned else "; widths that suit the machine are often faster, try --round-to auto"
@@ -75,6 +84,23 @@ class Outcome:
         if row.verdict == "about the same":
             return [f"the pruned model is no faster than the original: it is {between}{advice}"]
         return [f"the machine was too noisy to tell whether the pruned model is faster: it is {between}{advice}"]
+
+    def _late(self) -> list[str]:
+        """Whether the last measurement bears out a latency target. What a plan notes may be anything: it is a file."""
+        row = self.pruned
+        noted = self.plan.meta.get("targets")
+        texts = [text for text in noted if isinstance(text, str)] if isinstance(noted, list) else []
+        wanted = [text for text in texts if text.startswith("latency=")]
+        if row is None or not self.bench or not wanted:
+            return []
+        target = parse(wanted[:1])[0]
+        limit = target.value / self.bench.rows[0].median_ms if target.absolute else target.value
+        if 1 / row.speedup_high <= limit:
+            return []
+        took = f"{1 / row.speedup_high:.2f} to {1 / row.speedup_low:.2f} of the original's time"
+        return [
+            f"target {wanted[0]!r} was missed in the last measurement: it took {took}; measure again, or ask for less"
+        ]
 
 
 def document(found: Outcome) -> dict[str, Any]:
@@ -94,6 +120,7 @@ def document(found: Outcome) -> dict[str, Any]:
         "verification": verification(verdict),
         "bench": found.bench.to_dict() if found.bench else None,
         "warnings": found.warnings,
+        "notes": found.notes,
         "seconds": found.seconds,
     }
 

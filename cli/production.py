@@ -130,7 +130,7 @@ def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk, measu
         activity.step("measuring what was kept")
         kept = _evaluated(measured, args, source, state)
         activity.step("counting")
-        found = _outcome(job, source, state, kept)
+        found = replace(_outcome(job, source, state, kept), notes=notes.found)
     for reason in dict.fromkeys(reason.sentence for reason in skipped.reasons.values()):
         talk.note(f"left whole: {reason}")
     for note in (*notes.found, *found.verification.notes):

@@ -163,7 +163,8 @@ def decided(args: Namespace) -> Settings:
     file = template.read(args.config) if args.config else template.Template()
     given, chosen = _given(Score, args, file), _given(Select, args, file)
     per = _per(given, chosen)
-    steps, schedule = args.steps or file.steps or 1, args.schedule or file.schedule or "linear"
+    steps = next(number for number in (args.steps, file.steps, 1) if number is not None)
+    schedule = args.schedule or file.schedule or "linear"
     check_steps(steps, schedule)
     _check_together(args, steps)
     calib = data_arguments.calibration(args, embedded=not args.model)
@@ -221,6 +222,12 @@ def _per(score: dict[str, Any], select: Mapping[str, Any]) -> str:
 def _check_together(args: Namespace, steps: int) -> None:
     if args.max_drop is not None and steps > 1:
         raise UserError("--max-drop and --steps do not go together; give one of them")
+    if args.schedule is not None and steps == 1:
+        raise UserError("--schedule says how --steps go; ask for at least two steps")
+    if args.sensitivity is not None and steps > 1:
+        raise UserError(
+            "--sensitivity was measured on the whole model, and --steps score what is left; give one of them"
+        )
     if args.folder is not None and steps == 1 and args.max_drop is None:
         raise UserError("--run keeps what --steps or --max-drop have done; give one of them")
 

@@ -58,7 +58,7 @@ class Order:
         return int(self.owner.size)
 
     def share(self, ratio: float) -> int:
-        """The length that holds this part of the units of all groups that are ranked, as far as floors allow."""
+        """The length that holds about this part of the units of all groups that are ranked, as far as floors allow."""
         units = sum(group.size for group in self.found.groups if group.name not in self.found.own)
         return min(self.size, share(ratio, units))
 
@@ -151,7 +151,7 @@ def length_within(
     before = meter.usage({})
     ratio = wanted.pop("ratio", None)
     latency = wanted.pop("latency", None)
-    length = order.share(ratio.value) if ratio is not None else 0
+    length = _long_enough(order, ratio) if ratio is not None else 0
     bound = "ratio" if ratio is not None else ""
     for target in wanted.values():
         least = _shortest(order, meter, target, _amount(before, target))
@@ -169,6 +169,28 @@ def length_within(
         if fast > length:
             length, bound = fast, "latency"
     return length, bound
+
+
+def _long_enough(order: Order, ratio: Target) -> int:
+    """The shortest prefix after which that part of the units is gone, floors and blocks considered."""
+    ranked = [group for group in order.found.groups if group.name not in order.found.own]
+    units = sum(group.size for group in ranked)
+    wanted = share(ratio.value, units)
+
+    def gone(length: int) -> int:
+        counts = order.counts(length)
+        return sum(counts[group.name] for group in ranked)
+
+    low, high = 0, order.size
+    if gone(high) < wanted:
+        raise Unreachable(
+            f"target {ratio.text!r} cannot be reached: at most {gone(high) / max(units, 1):.3f} of the units can go; "
+            "lower min_keep or round_to, or take the target back"
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if gone(middle) >= wanted else (middle, high)
+    return high
 
 
 def _ranking(found: Field, scores: Scores, scope: str) -> Indices:

@@ -9,8 +9,7 @@ always, so what is kept is the longest of those that were measured and held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from onnxprune.errors import UserError
 from onnxprune.evaluate import Evaluation
@@ -19,17 +18,6 @@ TRIES = 12
 """Models measured at most."""
 FINE = 0.01
 """Of all units: a bracket this narrow is narrow enough."""
-
-
-@dataclass(frozen=True)
-class Try:
-    """One model that was measured."""
-
-    length: int
-    """Of the prefix."""
-    drop: float
-    measure: str
-    """What dropped: top1, metric, agreement or deviation."""
 
 
 def drop_of(before: Evaluation, after: Evaluation) -> tuple[float, str]:
@@ -45,37 +33,25 @@ def drop_of(before: Evaluation, after: Evaluation) -> tuple[float, str]:
     raise UserError("the data says nothing of what this model does: none of its outputs holds floats")
 
 
-def deepest(
-    size: int,
-    bound: float,
-    measure: Callable[[int], tuple[float, str]],
-    *,
-    least: int = 0,
-    known: Mapping[int, tuple[float, str]] | None = None,
-    on_try: Callable[[Try], None] | None = None,
-) -> int:
+def holds(lost: float, bound: float) -> bool:
+    """Whether so much may be lost: 0.992 - 0.942 is 0.05000000000000004."""
+    return lost <= bound + 1e-9
+
+
+def deepest(size: int, bound: float, measure: Callable[[int], tuple[float, str]], *, least: int = 0) -> int:
     """The longest prefix found that holds the bound; `least` units go in any case."""
-    seen = dict(known or {})
-
-    def drop(length: int) -> float:
-        if length not in seen:
-            seen[length] = measure(length)
-            if on_try is not None:
-                on_try(Try(length, *seen[length]))
-        return seen[length][0]
-
-    if least and drop(least) > bound:
-        lost, name = seen[least]
+    lost, name = measure(least)
+    if not holds(lost, bound):
         raise UserError(
-            f"the targets need more than --max-drop {bound:g} allows: with them alone, {name} is off by {lost:.4f}; "
-            "raise the one or the other"
+            f"--max-drop {bound:g} cannot be held: {name} is off by {lost:.4f} with what goes in any case, by "
+            "a target, a ratio or ratios of single groups; raise the bound or take these back"
         )
     low, high = least, size + 1
     for _ in range(TRIES):
         if high - low <= max(1, round(FINE * size)):
             break
         middle = (low + high) // 2
-        if drop(middle) <= bound:
+        if holds(measure(middle)[0], bound):
             low = middle
         else:
             high = middle

@@ -27,6 +27,8 @@ class Journal:
         record = self.folder / "run.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if record.exists() and not _whole(record):
+                raise UserError(f"{str(record)!r} is damaged: delete it to go on, or name a new folder")
             if record.exists() and record.read_text("utf-8") != text:
                 raise UserError(
                     f"{str(self.folder)!r} holds another run: other options, another model or other data; name a new "
@@ -38,6 +40,13 @@ class Journal:
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
+
+
+def _whole(record: Path) -> bool:
+    try:
+        return isinstance(json.loads(record.read_bytes()), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def digest(model: Model) -> str:

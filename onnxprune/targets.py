@@ -21,6 +21,9 @@ _COUNT = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _SIZE = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 _TIME = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
+MOST_LIKELY_A_FRACTION = 100.0
+"""Nobody asks for as few multiply-accumulates or parameters; 1 or 50 without a unit are meant otherwise."""
+
 UNITS: Mapping[str, Mapping[str, float]] = {
     "ratio": {},
     "macs": _COUNT,
@@ -72,9 +75,12 @@ def _one(text: str) -> Target:
     if fraction:
         return Target(kind, number, False, text)
     if unit not in UNITS[kind]:
+        near = next((f"; did you mean {name}?" for name in UNITS[kind] if name.lower() == unit.lower()), "")
         units = ", ".join(name for name in UNITS[kind] if name)
         known = f"a fraction between 0 and 1{f', or an amount in {units}' if units else ''}"
-        raise UserError(f"target {text!r}: {kind} takes {known}")
+        raise UserError(f"target {text!r}: {kind} takes {known}{near}")
     if number <= 0:
         raise UserError(f"target {text!r}: must be more than 0")
+    if not unit and number <= MOST_LIKELY_A_FRACTION:
+        raise UserError(f"target {text!r}: a fraction lies between 0 and 1, both excluded, and no amount is that small")
     return Target(kind, number * UNITS[kind][unit], True, text)

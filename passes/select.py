@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from onnxprune.alignment import Alignment, measured
+from onnxprune.apply import apply
 from onnxprune.budget import Order, order_of, select_within
 from onnxprune.clock import StopWatch
 from onnxprune.costs import COSTS, terms_of
+from onnxprune.coupling import Coupling
 from onnxprune.errors import Unreachable, UserError
 from onnxprune.latency import Latency, latency_of
-from onnxprune.meter import Meter
+from onnxprune.meter import Meter, Usage
 from onnxprune.model import Model
 from onnxprune.names import suggest
 from onnxprune.pipeline import State, changed
+from onnxprune.plan import Plan
 from onnxprune.select import check_options, field_of, select
-from onnxprune.targets import parse
+from onnxprune.targets import Target, parse
 from onnxprune.terms import Terms, Widths
 
 _ITS_OWN = ("ratio", "targets", "per", "threads", "dims", "timed_dims", "round_to")
@@ -25,6 +29,10 @@ _ITS_OWN = ("ratio", "targets", "per", "threads", "dims", "timed_dims", "round_t
 
 
 _ANY_WIDTH = "the targets cannot be reached with widths that this machine likes; they are held with any (--round-to 1)"
+
+
+_CORRECTIONS = 4
+"""How often a target of size is lowered by what the cut itself adds."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +81,30 @@ class Select:
             return changed(state, plan=plan, notes=blocks.notes if isinstance(blocks, Alignment) else ())
         meter = Meter(state.model, state.coupling, self.dims)
         order, notes = self.order(state, meter)
-        targets = self.targets or (f"ratio={self.ratio}",)
+        if not self.targets:
+            noted = {"targets": [f"ratio={self.ratio}"], "bound_by": "ratio"}
+            return changed(state, plan=order.plan(order.share(self.ratio), **noted), notes=notes)
         try:
-            plan = select_within(order, targets, meter, **self.watched(state, targets))
+            return changed(state, plan=self._within(state, order, meter), notes=notes)
         except Unreachable:
             if self.round_to != "auto":
                 raise
             # a budget counts more than what the machine likes
             found = replace(self, round_to=1).run(state)
             return changed(found, notes=(*notes, _ANY_WIDTH, *found.notes))
-        return changed(state, plan=plan, notes=notes)
+
+    def _within(self, state: State, order: Order, meter: Meter) -> Plan:
+        """A cut may add a few bytes of its own, split sizes or indices: where that is too much, a little more goes."""
+        watched = self.watched(state, self.targets)
+        targets = parse(self.targets)
+        whole = meter.usage({})
+        for _ in range(_CORRECTIONS):
+            plan = select_within(order, targets, meter, **watched)
+            missed = _missed(targets, whole, apply(state.model, plan), self.dims)
+            if not missed:
+                break
+            targets = tuple(missed.get(target.kind, target) for target in targets)
+        return replace(plan, meta={**plan.meta, "targets": list(self.targets)})
 
     def alignment(self, state: State) -> int | Alignment:
         """The widths to keep, measured if need be."""
@@ -132,3 +154,22 @@ def _work(model: Model, meter: Meter, widths: Widths) -> dict[str, float]:
     """The multiply-accumulates of one unit of each group."""
     saved = terms_of("macs", model, meter, widths).saved(widths.array({}))
     return dict(zip(widths.groups, saved.tolist(), strict=True))
+
+
+def _missed(
+    targets: Sequence[Target], whole: Usage, pruned: Model, dims: Mapping[str, int] | None
+) -> dict[str, Target]:
+    """Targets that the pruned model itself, counted, does not hold, lower by as much as it misses them."""
+    sized = [target for target in targets if target.kind in ("bytes", "peak-memory")]
+    if not sized:
+        return {}
+    has = Meter(pruned, Coupling((), (), {}), dims).usage({})
+    found = {}
+    for target in sized:
+        name = target.kind.replace("-", "_")
+        limit = target.limit(getattr(whole, name))
+        over = getattr(has, name) - limit
+        if over > 0:
+            amount = math.floor(limit - over)
+            found[target.kind] = Target(target.kind, amount, True, f"{target.kind}={amount}B")
+    return found

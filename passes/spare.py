@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from onnxprune import plan_json
 from onnxprune.apply import apply
 from onnxprune.budget import Order, length_within
 from onnxprune.data import Dataset, Request, reopened
-from onnxprune.drop import Try, deepest, drop_of
+from onnxprune.drop import deepest, drop_of, holds
 from onnxprune.errors import NothingToCut, UserError
 from onnxprune.evaluate import Evaluation, Reference, evaluate
 from onnxprune.journal import Journal, digest
@@ -20,6 +22,7 @@ from onnxprune.meter import Meter
 from onnxprune.passes.compensate import Compensate
 from onnxprune.passes.select import Select
 from onnxprune.pipeline import State, changed
+from onnxprune.plan import Plan
 from onnxprune.replacing import write_text
 
 
@@ -56,56 +59,55 @@ class Spare:
         order, notes = self.select.order(state, meter)
         targets = self.select.targets
         least = length_within(order, targets, meter, **self.select.watched(state, targets))[0] if targets else 0
-        bench = _Tries(self, state, order, meter)
-        length = deepest(order.size, self.max_drop, bench.measure, least=least, known=bench.known, on_try=bench.keep)
+        tries = _Tries(self, state, order, meter)
+        length = deepest(order.size, self.max_drop, tries.measure, least=least)
         if not any(order.counts(length).values()):
             raise NothingToCut(
                 f"nothing can go: the smallest cut that was tried loses more than --max-drop {self.max_drop:g}"
             )
         plan = order.plan(length, max_drop=self.max_drop, bound_by="max-drop", targets=list(targets))
-        return changed(state, plan=plan, notes=notes)
+        return changed(state, plan=plan, notes=(*tries.notes, *notes))
 
 
 class _Tries:
-    """Prunes, measures and remembers."""
+    """Prunes, measures and remembers, by what is cut: the order may be another one in a later run."""
 
     def __init__(self, options: Spare, state: State, order: Order, meter: Meter) -> None:
         self.options, self.state, self.order, self.meter = options, state, order, meter
         self.dataset: Dataset = reopened(options.data, state.model)
         self.original = Reference(state.model, self.dataset, threads=options.threads)
         self.before = self._evaluated(state)
-        self.by_widths: dict[tuple[int, ...], tuple[float, str]] = {}
-        self.said: set[tuple[int, ...]] = set()
         self.whole = meter.usage({}).macs
         self.journal = self._journal()
+        self.notes: list[str] = []
         self.known = self._read()
+        self.said: set[str] = set()
 
     def measure(self, length: int) -> tuple[float, str]:
+        """What is lost, and of what."""
         counts = self.order.counts(length)
         if not any(counts.values()):
             return 0.0, "nothing"
-        widths = tuple(counts.values())
-        if widths not in self.by_widths:
-            plan = self.order.plan(length)
+        plan = self.order.plan(length)
+        key = _key(plan)
+        if key not in self.known:
             made = State(apply(self.state.model, plan), original=self.state.model, plan=plan)
             if self.options.calib is not None:
                 made = Compensate(self.options.calib, self.options.threads).run(made)
-            self.by_widths[widths] = drop_of(self.before, self._evaluated(made))
-        return self.by_widths[widths]
+            self.known[key] = drop_of(self.before, self._evaluated(made))
+            self._write()
+        self._tell(key, counts)
+        return self.known[key]
 
-    def keep(self, one: Try) -> None:
-        self.known[one.length] = (one.drop, one.measure)
-        if self.journal is not None:
-            tries = [{"length": n, "drop": drop, "measure": name} for n, (drop, name) in sorted(self.known.items())]
-            write_text(self.journal / "tries.json", json.dumps(tries, indent=2) + "\n")
-        counts = self.order.counts(one.length)
-        widths = tuple(counts.values())
-        if self.options.on_try is not None and widths not in self.said:  # lengths between two blocks are one model
-            self.said.add(widths)
-            work = self.meter.usage(counts).macs
-            share = f"{100 * work / self.whole:.1f}% of the MACs" if self.whole else f"{one.length} units cut"
-            verdict = "holds" if one.drop <= self.options.max_drop else "too much"
-            self.options.on_try(f"tried {share}: {one.measure} off by {one.drop:.4f}, {verdict}")
+    def _tell(self, key: str, counts: dict[str, int]) -> None:
+        if self.options.on_try is None or key in self.said:  # lengths between two blocks are one model
+            return
+        self.said.add(key)
+        lost, what = self.known[key]
+        work = self.meter.usage(counts).macs
+        share = f"{100 * work / self.whole:.1f}% of the MACs" if self.whole else f"{sum(counts.values())} units cut"
+        verdict = "holds" if holds(lost, self.options.max_drop) else "too much"
+        self.options.on_try(f"tried {share}: {what} off by {lost:.4f}, {verdict}")
 
     def _evaluated(self, state: State) -> Evaluation:
         options = self.options
@@ -114,21 +116,34 @@ class _Tries:
         )
 
     def _journal(self) -> Journal | None:
-        if self.options.folder is None:
+        options = self.options
+        if options.folder is None:
             return None
-        facts: dict[str, Any] = {"select": asdict(self.options.select), "metric": self.options.metric}
-        facts |= {"calib": asdict(self.options.calib) if self.options.calib else None}
-        facts |= {"max_drop": self.options.max_drop, "data": self.dataset.digest, "model": digest(self.state.model)}
-        scores = self.state.scores
-        assert scores is not None
-        facts["scores"] = [scores.criterion, scores.seed, scores.reduce, scores.normalize]
-        return Journal(self.options.folder, facts)
+        calib = reopened(options.calib, self.state.model).digest if options.calib else None
+        facts = {"model": digest(self.state.model), "data": self.dataset.digest, "calib": calib}
+        return Journal(options.folder, {**facts, "metric": options.metric, "max_drop": options.max_drop})
 
-    def _read(self) -> dict[int, tuple[float, str]]:
-        if self.journal is None or not (self.journal / "tries.json").exists():
+    def _write(self) -> None:
+        if self.journal is not None:
+            tries = [{"cut": key, "drop": lost, "measure": what} for key, (lost, what) in self.known.items()]
+            write_text(self.journal / _FILE, json.dumps(tries, indent=2) + "\n")
+
+    def _read(self) -> dict[str, tuple[float, str]]:
+        if self.journal is None or not (self.journal / _FILE).exists():
             return {}
         try:
-            tries = json.loads((self.journal / "tries.json").read_bytes())
-            return {int(one["length"]): (float(one["drop"]), str(one["measure"])) for one in tries}
+            tries = json.loads((self.journal / _FILE).read_bytes())
+            found = {str(one["cut"]): (float(one["drop"]), str(one["measure"])) for one in tries}
         except (OSError, ValueError, TypeError, LookupError):
-            return {}  # measured again; the next try replaces the file
+            self.notes.append(f"{str(self.journal / _FILE)!r} was damaged; measured anew")
+            return {}
+        self.notes.append(f"going on with {len(found)} tries from {str(self.journal / _FILE)!r}")
+        return found
+
+
+_FILE = "tries.json"
+
+
+def _key(plan: Plan) -> str:
+    """A digest of what a plan cuts."""
+    return hashlib.sha256(plan_json.to_json(Plan(plan.cuts)).encode("utf-8", "backslashreplace")).hexdigest()[:16]

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 from onnxprune import plan_json
 from onnxprune.apply import apply
 from onnxprune.clock import StopWatch
-from onnxprune.errors import NothingToCut
+from onnxprune.data import reopened
+from onnxprune.errors import NothingToCut, Unreachable, UserError
 from onnxprune.journal import Journal, digest
 from onnxprune.meter import Meter
-from onnxprune.model import Model
 from onnxprune.passes.score import Score
 from onnxprune.passes.select import Select
 from onnxprune.passes.verify import Verify
@@ -49,7 +49,7 @@ class Steps:
 
     def run(self, state: State) -> State:
         assert state.coupling is not None
-        way = _Way(self, state.model)
+        way = _Way(self, state)
         notes = list(way.notes)
         plan, scores = way.taken, None
         wanted = self._targets(state)
@@ -57,6 +57,8 @@ class Steps:
             scores = self._scores(state, plan)
             try:
                 made = self._step(wanted, step).run(changed(state, scores=scores))
+            except Unreachable as error:
+                raise UserError(f"step {step} of {self.steps}: {error}") from None
             except NothingToCut:
                 if step == self.steps and plan is None:
                     raise
@@ -120,27 +122,46 @@ class Steps:
 class _Way:
     """The plans of the steps taken so far."""
 
-    def __init__(self, options: Steps, model: Model) -> None:
+    def __init__(self, options: Steps, state: State) -> None:
         self.done = 0
         self.taken: Plan | None = None
         self.notes: list[str] = []
         self.journal: Journal | None = None
         if options.folder is None:
             return
+        assert state.coupling is not None
         facts: dict[str, Any] = {name: asdict(getattr(options, name)) for name in ("score", "select")}
-        facts |= {"steps": options.steps, "schedule": options.schedule, "model": digest(model)}
+        if options.score.data is not None:
+            facts["data"] = reopened(options.score.data, state.model).digest
+        # what analysis was allowed to offer shows in its groups
+        groups = [(group.name, group.size, len(group.slots)) for group in state.coupling.groups]
+        facts |= {"steps": options.steps, "schedule": options.schedule, "model": digest(state.model), "groups": groups}
         self.journal = Journal(options.folder, facts)
         for step in range(options.steps, 0, -1):
-            file = self.journal / _name(step)
-            if file.exists():
-                self.taken, self.done = plan_json.load(file), step
-                self.notes.append(f"going on after step {step} of {options.steps}, from {str(file)!r}")
+            taken = self._read(step)
+            if taken is not None:
+                self.taken, self.done = taken, step
+                self.notes.append(f"going on after step {step} of {options.steps}, from {str(self.journal.folder)!r}")
                 break
+
+    def _read(self, step: int) -> Plan | None:
+        assert self.journal is not None
+        file = self.journal / _name(step)
+        if not file.exists():
+            return None
+        try:
+            plan = plan_json.load(file)
+        except UserError:
+            plan = None
+        if plan is None or plan.meta.get("step") != step:
+            self.notes.append(f"{str(file)!r} was damaged or is of another step; taken anew")
+            return None
+        return plan
 
     def took(self, step: int, plan: Plan) -> None:
         """Remember it."""
         if self.journal is not None:
-            plan_json.save(plan, self.journal / _name(step))
+            plan_json.save(replace(plan, meta={**plan.meta, "step": step}), self.journal / _name(step))
 
 
 def _name(step: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ import onnxprune
 from onnxprune.budget import CHANCES, CLOSE, TRIES, Order, order_of, select_within
 from onnxprune.cost import cost
 from onnxprune.costs import terms_of
-from onnxprune.errors import NothingToCut, UserError
+from onnxprune.errors import NothingToCut, Unreachable, UserError
 from onnxprune.meter import Meter
 from onnxprune.models_zoo import digits
+from onnxprune.passes import Select
+from onnxprune.pipeline import State
 from onnxprune.plan import Plan
 from onnxprune.terms import Widths
 
@@ -297,11 +300,14 @@ def test_a_ratio_of_a_group_s_own_is_rounded_as_without_targets() -> None:
     assert [group.removed for group in aimed.groups] == [group.removed for group in plain.groups] == [3, 3]
 
 
-def test_less_than_a_block_is_nothing() -> None:
-    with pytest.raises(NothingToCut, match="or they ask for less than one block"):
-        select_within(order(64, round_to=32), ["ratio=0.1"], NoMeter())  # type: ignore[arg-type]
+def test_a_ratio_that_is_a_target_holds() -> None:
+    """Whole blocks go until at least so much is gone; what floors and blocks leave out of reach is refused."""
+    plan = select_within(order(64, round_to=32), ["ratio=0.1"], NoMeter())  # type: ignore[arg-type]
+    assert [group.removed for group in plan.groups] == [32]
+    with pytest.raises(Unreachable, match=r"'ratio=0\.9' cannot be reached: at most 0\.500 of the units can go"):
+        select_within(order(64, round_to=32), ["ratio=0.9"], NoMeter())  # type: ignore[arg-type]
     with pytest.raises(NothingToCut, match=r"min_keep 0\.1 and round_to 128 leave every group whole"):
-        select_within(order(64, round_to=128), ["ratio=0.9"], NoMeter())  # type: ignore[arg-type]
+        order(64, round_to=128).plan(0)
 
 
 def test_edges_of_what_the_same_goes_at() -> None:
@@ -337,4 +343,29 @@ def test_an_alignment_is_noted_with_its_blocks() -> None:
     found = order(64, 24, round_to=likes(SIXTEEN, EIGHT))
     plan = select_within(found, ["ratio=0.5"], NoMeter())  # type: ignore[arg-type]
     assert (plan.meta["round_to"], plan.meta["blocks"]) == ("auto", {"conv": 16, "matmul": 8})
-    assert [group.removed for group in plan.groups] == [32, 8]
+    assert [group.removed for group in plan.groups] == [48, 8]
+
+
+def test_sizes_that_a_cut_itself_adds_are_counted() -> None:
+    """Split sizes and index vectors that apply writes are bytes too: the file must hold the target."""
+    model = onnxprune.load(digits.model_path())
+    coupling = onnxprune.analyze(model)
+    scores = onnxprune.score(model, coupling, "l2")
+    state = State(model, normalized=True, coupling=coupling, scores=scores)
+    whole = onnxprune.cost(model).bytes
+    real = Meter.usage
+
+    def short(self: Meter, removed: Any) -> Any:
+        """An estimate that is 300 bytes too low as soon as something is cut."""
+        found = real(self, removed)
+        return replace(found, bytes=found.bytes - 300) if any(removed.values()) else found
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Meter, "usage", short)
+    try:
+        plan = Select(targets=("bytes=0.5",), round_to=1).run(state).plan
+    finally:
+        patch.undo()
+    assert plan is not None
+    assert plan.meta["targets"] == ["bytes=0.5"]
+    assert onnxprune.cost(onnxprune.apply(model, plan)).bytes <= 0.5 * whole

@@ -157,6 +157,32 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         run(Steps(select=Select(ratio=0.4, round_to=1), steps=2, folder=tmp_path, verify=Verify("off")))
 
 
+def test_files_of_other_steps_are_not_believed(tmp_path: Path) -> None:
+    steps = Steps(Score("l2"), Select(ratio=0.5, round_to=1), Verify("structural"), 3, "linear", tmp_path)
+    straight = run(steps).plan
+    (tmp_path / "step-0003.json").write_text((tmp_path / "step-0001.json").read_text("utf-8"))
+    (tmp_path / "step-0002.json").write_text('{"a')
+    state = run(steps)
+    assert straight is not None
+    assert state.plan is not None
+    assert state.plan.cuts == straight.cuts
+    assert sum("damaged or is of another step" in note for note in state.notes) == 2
+    assert any("going on after step 1 of 3" in note for note in state.notes)
+
+
+def test_groups_that_analysis_was_not_to_offer_are_another_run(tmp_path: Path) -> None:
+    select = Select(ratio=0.5, round_to=1)
+    run(Steps(select=select, steps=2, folder=tmp_path, verify=Verify("off")))
+    some = Steps(select=replace(select, exclude=("stem.*",)), steps=2, folder=tmp_path, verify=Verify("off"))
+    with pytest.raises(UserError, match="holds another run"):
+        run(some)
+
+
+def test_a_step_that_cannot_be_taken_is_named() -> None:
+    with pytest.raises(UserError, match=r"step 2 of 2: target 'macs=0\.0001' cannot be reached"):
+        run(Steps(select=Select(targets=("macs=0.0001",), round_to=1), steps=2, verify=Verify("off")))
+
+
 def test_steps_too_small_for_a_block_are_passed_over(tmp_path: Path) -> None:
     """Of 64 units in blocks of 16, a tenth is none: only the later steps cut something."""
     run(Steps(select=Select(ratio=0.3, round_to=16), steps=6, folder=tmp_path, verify=Verify("off")))

@@ -38,6 +38,8 @@ def test_fractions_and_amounts(text: str, original: float, limit: float) -> None
         (["latency=1.5"], "latency takes a fraction"),
         (["ratio=1.5"], "ratio takes a fraction between 0 and 1"),
         (["macs=0"], "must be more than 0"),
+        (["macs=1"], "a fraction lies between 0 and 1, both excluded, and no amount is that small"),
+        (["bytes=4mb"], "or an amount in B, kB, MB, GB, KiB, MiB, GiB; did you mean MB?"),
         (["macs=0.5", "macs=0.4"], "two targets for macs: 'macs=0.5' and 'macs=0.4'"),
     ],
 )

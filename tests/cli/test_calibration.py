@@ -121,3 +121,23 @@ def test_which_target_bound_is_said(run: Run) -> None:
     words = ["prune", "--target", "macs=0.9", "--target", "params=0.5", "--round-to", "8", "--no-bench"]
     assert "What bound was params." in run(*words).out
     assert run(*words, "--json").data["options"]["bound_by"] == "params"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--schedule", "cubic"], "--schedule says how --steps go"),
+        (["--steps", "2", "--sensitivity", "s.json"], "--steps score what is left; give one of them"),
+        (["--max-drop", "0.1", "--steps", "2", "--data", "random:4"], "--max-drop and --steps do not go together"),
+        (["--run", "way"], "--run keeps what --steps or --max-drop have done"),
+    ],
+)
+def test_options_that_contradict_each_other(run: Run, model: Path, words: list[str], message: str) -> None:
+    said = run("prune", model, *words)
+    assert said.code == 2
+    assert message in said.err
+
+
+def test_steps_of_the_file_are_checked_like_those_of_the_command_line(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("steps = 0\n")
+    assert "steps must be a whole number" in run("prune", model, "--config", "p.toml").err

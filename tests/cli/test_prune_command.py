@@ -76,7 +76,8 @@ def test_the_document(run: Run, model: Path, tmp_path: Path) -> None:
     assert data["verification"]["by_tensor"].keys() == {"logits"}
     assert data["bench"] is None
     assert data["speedup"] is None
-    assert data["warnings"] == []
+    assert data["warnings"] == ["speed was not measured: the result may be slower than the original"]
+    assert data["notes"] == []
     assert list(data["seconds"]) == ["Normalize", "Analyze", "Score", "Select", "Apply", "Verify", "Save"]
 
 
@@ -279,6 +280,26 @@ def test_a_slower_model_is_said_in_plain_words(model: Path, low: float, high: fl
         assert len(found.warnings) == bool(words)
         assert all(words in warning for warning in found.warnings)
         assert all(("--round-to auto" in warning) == (block == 1) for warning in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("target", "low", "high", "missed"),
+    [
+        ("latency=0.5", 1.9, 2.1, False),
+        ("latency=0.5", 1.6, 1.9, True),
+        ("latency=5ms", 1.9, 2.1, False),
+        ("latency=4ms", 1.9, 2.1, True),
+        ("macs=0.5", 1.6, 1.9, False),
+    ],
+)
+def test_a_latency_that_was_missed_is_said(model: Path, target: str, low: float, high: float, missed: bool) -> None:
+    total = cost(onnxprune.load(model))
+    report = BenchReport((row("original", 10, 1, 1), row("pruned", 5, low, high)), 9, 1, "CPU", {}, "1")
+    plan = Plan((), meta={"round_to": "auto", "targets": [target]})
+    found = Outcome(model, model, None, plan, total, total, Verification("numeric", True), report, None)
+    assert [f"target {target!r} was missed in the last measurement" in warning for warning in found.warnings] == (
+        [True] if missed else []
+    )
 
 
 @pytest.fixture
