@@ -32,8 +32,8 @@ from onnxprune.statistics import Progress, Reading, read
 
 Floats = NDArray[np.float64]
 
-RIDGE = 1e-3
-"""Of the mean diagonal, added to it."""
+RIDGE = 2.0
+"""Of the mean diagonal, for each feature per row. With 0.01 a ResNet-20 cut on 16 images is off by 10 % more."""
 AT_ONCE = 64
 """Groups of more units lose several at a time: about one of so many."""
 CANDIDATES = 4
@@ -64,19 +64,20 @@ def data_scores(
 ) -> Scores:
     """Scores by one of `DATA_CRITERIA`."""
     reading = {slot.tensor for group in coupling.groups for slot in group.weights if slot.role == "in"}
-    readings = read(model, data, reading, threads=threads, on_progress=on_progress)
+    products = criterion in _OF_PRODUCTS
+    readings = read(model, data, reading, products=products, threads=threads, on_progress=on_progress)
     by_group: dict[str, Floats] = {}
     skipped: dict[str, Reason] = {}
     for group in coupling.groups:
         readers = _readers(group, readings)
-        if all(any(len(reader.features[unit]) for reader in readers) for unit in range(group.size)):
+        if readers:
             by_group[group.name] = DATA_CRITERIA[criterion](readers, group.size)
             continue
         asks = f"criterion {criterion!r} asks the layers that read a channel"
-        sentence = f"{asks}, and some of group {group.name!r} are read by none with plain float32 weights in one group"
+        sentence = f"{asks}, and group {group.name!r} is read by none with plain float32 weights in one group"
         skipped[group.name] = Reason("no-scores", sentence, group.nodes[0] if group.nodes else "")
     if coupling.groups and not by_group:
-        raise UserError(f"{next(iter(skipped.values())).sentence}; nor is any other group's every channel")
+        raise UserError(f"{next(iter(skipped.values())).sentence}, and no other group is either")
     return Scores(criterion, MappingProxyType(by_group), MappingProxyType(skipped), 0, "sum", "none")
 
 
@@ -159,8 +160,6 @@ class _Surgeon:
     def remove(self, units: Indices) -> None:
         """Take these away and let the rest make up for them."""
         columns = np.concatenate([self.features.pop(unit) for unit in units.tolist()])
-        if not len(columns):
-            return
         rows = self.inverse[columns]
         solved = np.linalg.solve(rows[:, columns], rows)
         self.weight -= self.weight[:, columns] @ solved
@@ -180,21 +179,32 @@ class _Surgeon:
 
 def _constant(reading: Reading) -> NDArray[np.bool_]:
     """Features that are always the same: a bias does as well, or nothing where they are zero."""
-    return reading.covariance.diagonal() <= STILL * reading.second
+    return _covariance(reading).diagonal() <= STILL * reading.second
+
+
+def _covariance(reading: Reading) -> Floats:
+    assert reading.covariance is not None, "criteria that need it ask for it"
+    return reading.covariance
+
+
+def ridge(reading: Reading) -> float:
+    """What is added to the diagonal, as chance makes few rows look as if they told more than they do."""
+    covariance = _covariance(reading)
+    return RIDGE * len(covariance) / reading.count * (float(covariance.diagonal().mean()) or 1.0)
 
 
 def _inverse(reading: Reading) -> Floats:
     """Of the covariance with a ridge."""
-    system = reading.covariance.copy()
+    system = _covariance(reading).copy()
     diagonal = np.einsum("ff->f", system)
-    diagonal += RIDGE * (float(diagonal.mean()) or 1.0)
+    diagonal += ridge(reading)
     return np.linalg.inv(system).astype(np.float64, copy=False)
 
 
 def _blocks(inverse: Floats, features: Sequence[Indices]) -> Iterator[tuple[Indices, Indices, Floats]]:
     """Units of one length after the other: their places in `features`, their columns, their blocks of the inverse."""
     lengths = np.array([len(columns) for columns in features])
-    for length in np.unique(lengths[lengths > 0]):
+    for length in np.unique(lengths):
         places = np.flatnonzero(lengths == length)
         columns = np.stack([features[place] for place in places.tolist()])
         yield places, columns, inverse[columns[:, :, None], columns[:, None, :]]
@@ -212,10 +222,7 @@ def activation(readers: list[Reader], size: int) -> Floats:
 
 def apoz(readers: list[Reader], size: int) -> Floats:
     """One minus the average percentage of zeros (Hu et al. 2016)."""
-    parts = [
-        [float(reader.reading.active[columns].mean()) if len(columns) else 0.0 for columns in reader.features]
-        for reader in readers
-    ]
+    parts = [[float(reader.reading.active[columns].mean()) for columns in reader.features] for reader in readers]
     return np.asarray(np.mean(parts, axis=0))
 
 
@@ -223,7 +230,7 @@ def cosine(readers: list[Reader], size: int) -> Floats:
     """tr (H^-1_uu)^-1 / tr H: what no linear function of the others makes up for, as a share of what is read."""
     parts = np.zeros((len(readers), size))
     for part, reader in zip(parts, readers, strict=True):
-        whole = float(reader.reading.covariance.trace())
+        whole = float(_covariance(reader.reading).trace())
         if whole <= 0:
             continue  # always the same, so nothing of it is missed
         for places, _, blocks in _blocks(_inverse(reader.reading), reader.features):
@@ -235,3 +242,5 @@ DATA_CRITERIA: Mapping[str, Callable[[list[Reader], int], Floats]] = MappingProx
     {"obs": obs, "activation": activation, "apoz": apoz, "cosine": cosine}
 )
 """Name -> (readers, units) -> scores."""
+_OF_PRODUCTS = frozenset(["obs", "cosine"])
+"""Those that ask how features go together."""

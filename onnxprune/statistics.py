@@ -31,12 +31,14 @@ class Reading:
     layer: Layer
     weight: Floats
     """(outputs, features)."""
-    covariance: Floats
-    """(features, features); the second moment where the layer has no bias to take up the mean."""
+    covariance: Floats | None
+    """(features, features); the second moment where the layer has no bias to take up the mean. None: not asked for."""
     second: Floats
     """(features,): the mean of the squares."""
     active: Floats
     """(features,): how often it is not zero, 0 to 1."""
+    count: int
+    """Rows that this was made of."""
     power: float
     """Variance over all channels of what its outputs go into: the sum behind a residual, else they themselves."""
 
@@ -46,12 +48,16 @@ def read(
     data: Iterable[Batch],
     wanted: Iterable[str],
     *,
+    products: bool = True,
     threads: int = 1,
     on_progress: Progress | None = None,
 ) -> dict[str, Reading]:
-    """By the name of their weight: what the layers with these weights read, of those that read all channels alike."""
+    """By the name of their weight: what the layers with these weights read, of those that read all channels alike.
+
+    Without `products` there are no covariances, which take by far the most work, and layers may be of any width.
+    """
     names = set(wanted)
-    found = [layer for layer in layers(model) if layer.weight in names and _askable(layer, model)]
+    found = [layer for layer in layers(model) if layer.weight in names and _askable(layer, model, products)]
     made = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
     targets = {layer.weight: (sum_behind(layer, model) or (layer.y,))[0] for layer in found}
     # two looks at each layer: at what it reads, and when that is made, at what it adds to
@@ -70,7 +76,7 @@ def read(
                 on_progress(number / len(looks))
             walk.until(stop, {later for _, later, _ in looks[number:]})
             if layer.weight not in sums:
-                sums[layer.weight] = _sums(layer, model, walk, seed=number)
+                sums[layer.weight] = _sums(layer, model, walk, products=products, seed=number)
             elif sums[layer.weight].count:
                 readings[layer.weight] = sums[layer.weight].reading(layer, model, _power(layer, walk, tensor))
     return readings
@@ -79,10 +85,10 @@ def read(
 class _Sums:
     """Over rows."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, *, products: bool) -> None:
         self.count = 0
-        self.x, self.active = np.zeros((2, features))
-        self.xx = np.zeros((features, features))
+        self.x, self.squares, self.active = np.zeros((3, features))
+        self.xx = np.zeros((features, features)) if products else None
 
     def add(self, rows: NDArray[Any]) -> None:
         step = max(1, BLOCK // rows.shape[1])
@@ -90,27 +96,31 @@ class _Sums:
             block = rows[start : start + step].astype(np.float64)
             self.count += len(block)
             self.x += block.sum(axis=0)
-            self.xx += block.T @ block
+            self.squares += np.square(block).sum(axis=0)
             self.active += np.count_nonzero(block, axis=0)
+            if self.xx is not None:
+                self.xx += block.T @ block
 
     def reading(self, layer: Layer, model: Model, power: float) -> Reading:
-        mean, second = self.x / self.count, self.xx.diagonal() / self.count
-        covariance = self.xx / self.count
-        if layer.bias is not None:
+        covariance = None if self.xx is None else self.xx / self.count
+        if covariance is not None and layer.bias is not None:
+            mean = self.x / self.count
             covariance -= mean[:, None] * mean
         weight = matrices(layer, model.weights).weight[0]
-        return Reading(layer, weight, covariance, second, self.active / self.count, power)
+        n = self.count
+        return Reading(layer, weight, covariance, self.squares / n, self.active / n, n, power)
 
 
-def _askable(layer: Layer, model: Model) -> bool:
+def _askable(layer: Layer, model: Model, products: bool) -> bool:
     """Layers of several groups read each channel on its own, or a part of them: they say nothing of the rest."""
-    return layer.groups == 1 and layer.features(model.weights[layer.weight].shape) <= WIDEST
+    features = layer.features(model.weights[layer.weight].shape)
+    return layer.groups == 1 and (features <= WIDEST or not products)
 
 
-def _sums(layer: Layer, model: Model, walk: Walk, seed: int) -> _Sums:
+def _sums(layer: Layer, model: Model, walk: Walk, *, products: bool, seed: int) -> _Sums:
     shape = model.weights[layer.weight].shape
     features = layer.features(shape)
-    sums, rng = _Sums(features), np.random.default_rng(seed)
+    sums, rng = _Sums(features, products=products), np.random.default_rng(seed)
     most = -(-rows_for(features) // len(walk.counts))
     for x in walk.numbers(layer.x):
         made = layer.makes(x.shape, shape)
