@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from test_kernels import half
 from test_latency import Machine, wide, written
 
 from onnxprune import latency
-from onnxprune import profile as module
 from onnxprune.alignment import measured
 from onnxprune.analyze import analyze
 from onnxprune.cost import cost
@@ -26,6 +26,8 @@ from onnxprune.errors import UserError
 from onnxprune.meter import Meter
 from onnxprune.profile import Profile, profile
 from onnxprune.select import block
+
+module = importlib.import_module("onnxprune.profile")  # the package's own `profile` is the function
 
 
 @pytest.fixture(autouse=True)
