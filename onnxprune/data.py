@@ -157,7 +157,7 @@ def open_data(
     seed: int = 0,
     dims: Dims | None = None,
 ) -> Dataset:
-    """Data for a model: a path, `module:function`, `random[:N]`, `synthetic[:N]`. Read anew each time it is iterated."""
+    """Data for a model: a path, `module:function`, `random[:N]`, `synthetic[:N]`. Each iteration reads anew."""
     expect_model(model, "open_data")
     for name, number, least in (("limit", limit, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if not (number is None and name == "limit") and not (is_whole(number) and number >= least):

@@ -29,7 +29,19 @@ ABOVE = {
 }
 DOORS = {"onnxprune/__main__.py": "onnxprune.cli"}
 """Files that may look up, and where to: `python -m onnxprune` has to live in the core's folder."""
-LAZY = ("PIL", "dask", "distributed", "joblib", "matplotlib", "networkx", "onnxruntime", "onnxscript", "sklearn", "torch", "torchvision")
+LAZY = (
+    "PIL",
+    "dask",
+    "distributed",
+    "joblib",
+    "matplotlib",
+    "networkx",
+    "onnxruntime",
+    "onnxscript",
+    "sklearn",
+    "torch",
+    "torchvision",
+)
 EAGER = ("models_zoo/recipes/",)
 """Where a lazy one may be imported at the top: scripts that nothing imports."""
 
