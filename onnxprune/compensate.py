@@ -159,13 +159,14 @@ def _behind(model: Model, plan: Plan) -> set[str]:
 
 
 def _target(task: _Task, theirs: Walk) -> tuple[str, str | None]:
-    """What to come close to: the sum, where the other summand is no smaller or larger than the layer's output."""
+    """What to come close to: the sum, where that is no larger than the layer's output."""
     if task.sum is None or not theirs.holds(task.sum[1]):
         return task.layer.y, None
     target, other = task.sum
     x, z = next(theirs.arrays(task.layer.x)), next(theirs.arrays(other))
-    shape = task.layer.makes(x.shape, theirs.model.weights[task.layer.weight].shape)
-    return (target, other) if z.shape == shape else (task.layer.y, None)
+    made = task.layer.makes(x.shape, theirs.model.weights[task.layer.weight].shape) or ()
+    fits = z.ndim <= len(made) and all(m in (1, n) for m, n in zip(z.shape[::-1], made[::-1], strict=False))
+    return (target, other) if fits else (task.layer.y, None)
 
 
 def _solve(

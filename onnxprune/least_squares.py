@@ -26,7 +26,7 @@ Flags = NDArray[np.bool_]
 Nearest = Callable[[Floats], tuple[Floats, Floats]]
 """From a ridge for each group to weight (groups, outputs, features) and bias (groups, outputs)."""
 
-RIDGES = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-8, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 EXACT = 1e-12
 """An error below this share of what is wanted is none: outputs are floats of 24 bits."""
 BLOCK = 1 << 23

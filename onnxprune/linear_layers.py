@@ -237,7 +237,8 @@ def stored(layer: Layer, solved: Matrices, weights: Mapping[str, Tensor]) -> dic
 
 
 def _tensor(name: str, array: Array) -> Tensor:
-    return Tensor.of(name, np.ascontiguousarray(array, np.float32))
+    with np.errstate(over="ignore"):  # who has solved it looks whether it can be stored
+        return Tensor.of(name, np.ascontiguousarray(array, np.float32))
 
 
 def _vector(name: str, weights: Mapping[str, Tensor]) -> Array:

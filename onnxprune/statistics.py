@@ -78,7 +78,8 @@ def read(
             if layer.weight not in sums:
                 sums[layer.weight] = _sums(layer, model, walk, products=products, seed=number)
             elif sums[layer.weight].count:
-                readings[layer.weight] = sums[layer.weight].reading(layer, model, _power(layer, walk, tensor))
+                power = _power(layer, model, walk, tensor, seed=number)
+                readings[layer.weight] = sums[layer.weight].reading(layer, model, power)
     return readings
 
 
@@ -129,11 +130,13 @@ def _sums(layer: Layer, model: Model, walk: Walk, *, products: bool, seed: int) 
     return sums
 
 
-def _power(layer: Layer, walk: Walk, target: str) -> float:
+def _power(layer: Layer, model: Model, walk: Walk, target: str, seed: int) -> float:
     count, total, squares = 0, np.zeros(1), np.zeros(1)
+    rng = np.random.default_rng(seed)
+    most = -(-rows_for(layer.features(model.weights[layer.weight].shape)) // len(walk.counts))
     for y in walk.numbers(target):
-        flat = np.moveaxis(y, layer.channel, -1).reshape(-1, y.shape[layer.channel]).astype(np.float64)
-        count += len(flat)
-        total = total + flat.sum(axis=0)
-        squares = squares + np.square(flat).sum(axis=0)
+        rows = Rows(layer, y.shape, most, rng).made(y)[0].astype(np.float64)
+        count += len(rows)
+        total = total + rows.sum(axis=0)
+        squares = squares + np.square(rows).sum(axis=0)
     return float(np.maximum(squares / count - (total / count) ** 2, 0.0).sum())

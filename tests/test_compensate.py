@@ -158,7 +158,9 @@ def test_only_numbers_change() -> None:
     assert verify(model, pruned, plan).require().ok, "the pruned model itself is what it was"
 
 
-def test_the_same_data_gives_the_same_bits() -> None:
+def test_the_same_data_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a part of the rows is drawn."""
+    monkeypatch.setattr(MODULE, "rows_for", lambda features: 500)
     model = prepared(NETS["mobilenet"]())
     pruned, plan = halved(model)
     one, two = (compensate(model, pruned, plan, open_data("random:30", model)) for _ in range(2))
@@ -253,21 +255,104 @@ def test_a_summand_that_is_made_later_is_not_known() -> None:
     assert 0.05 < after < before
 
 
-def test_a_summand_of_another_shape_is_no_residual() -> None:
-    """Squeezed to one pixel it is added everywhere; then the layer's own output is what counts."""
+def test_a_summand_that_is_added_everywhere_is_known_all_the_same() -> None:
+    """One pixel that has lost its inner channels, which the layer beside it can make up for."""
+    n = Net()
+    x = n.image("batch", 4, 6, 6)
+    pixel = n.conv(n.op("GlobalAveragePool", x, name="pool"), 6, name="inner")
+    short = n.conv(pixel, 5, name="short")
+    wide = n.op("Concat", x, n.op("Expand", n.op("GlobalAveragePool", x), n.ints(1, 1, 6, 6)), axis=1)
+    n.output(n.op("Add", n.conv(wide, 5, name="beside"), short, name="sum"))
+    model = prepared(n.proto())
+    pruned, plan = cut(model, {"inner": [0, 1, 2, 3, 4]})
+    data = open_data("random:300", model)
+    found = compensate(model, pruned, plan, data)
+    assert [fit.layer for fit in found.fits] == ["short", "beside"]
+    before, after = deviations(model, pruned, found, data)
+    assert before > 0.02
+    assert after < NOISE
+
+
+def test_a_summand_that_is_larger_is_no_residual() -> None:
+    """One pixel is added everywhere to what was made before; then the layer's own output is what counts."""
     n = Net()
     x = n.op("Relu", n.conv(n.image("batch", 3, 6, 6), 8, 3, name="first"), name="relu")
-    small = n.op("GlobalAveragePool", n.conv(x, 5, name="down"), name="pool")
-    n.output(n.op("Add", n.conv(x, 5, 3, name="wide"), small, name="sum"))
+    wide = n.conv(x, 5, 3, name="wide")
+    small = n.conv(n.op("GlobalAveragePool", x, name="pool"), 5, name="small")
+    n.output(n.op("Add", wide, small, name="sum"))
     model = prepared(n.proto())
     model = with_weights(model, first__weight=doubled(model, "first.weight"), first__bias=doubled(model, "first.bias"))
     pruned, plan = cut(model, {"first": [4, 5, 6, 7]})
-    data = open_data("random:32", model)
+    data = open_data("random:100", model)
     found = compensate(model, pruned, plan, data)
-    assert [fit.layer for fit in found.fits] == ["down", "wide"]
+    assert [fit.layer for fit in found.fits] == ["wide", "small"]
     before, after = deviations(model, pruned, found, data)
     assert before > 0.1
     assert after < NOISE
+
+
+def test_a_layer_that_reads_the_stream_it_adds_to() -> None:
+    """What it loses goes into the same cut as what it makes."""
+    n = Net()
+    x = n.conv(n.image("batch", 3, 6, 6), 6, name="stem")
+    y = n.op("Add", n.conv(n.op("Relu", x), 6, 3, name="block"), x, name="sum")
+    n.output(n.conv(y, 4, name="last"))
+    model = prepared(n.proto())
+    pruned, plan = halved(model, 0.3)
+    assert len(plan.cuts) == 1
+    data = open_data("random:50", model)
+    found = compensate(model, pruned, plan, data)
+    assert [fit.layer for fit in found.fits] == ["block", "last"]
+    before, after = deviations(model, pruned, found, data)
+    assert after < before
+
+
+def test_channels_that_a_normalisation_hides_get_the_best_constant() -> None:
+    n = Net()
+    x = n.image("batch", 4, 6, 6)
+    short = n.conv(n.conv(x, 6, name="inner"), 5, name="short")
+    beside = n.norm(n.conv(n.op("Abs", x, name="abs"), 5, bias=False, name="beside"), name="bn")
+    n.output(n.op("Add", beside, short, name="sum"))
+    model = prepared(n.proto())
+    scale = array(model, "bn.weight").copy()
+    scale[2] = 0
+    short_bias = array(model, "short.bias").copy()
+    short_bias[2] = 5
+    model = with_weights(model, bn__weight=scale, short__bias=short_bias)
+    pruned, plan = cut(model, {"inner": [0, 1, 2, 3]})
+    pruned = with_weights(pruned, short__bias=0 * short_bias)
+    data = open_data("random:60", model)
+    solved = {"short"}
+    found = compensate(model, pruned, plan, data)
+    assert {fit.layer for fit in found.fits} == {*solved, "beside"}
+    (batch,) = Held([Batch({"image": np.concatenate([b.feeds["image"] for b in data])}, None, 60)])
+    gaps = []
+    for each in (model, found.model):
+        session = runtime.session(each)
+        gaps.append(runtime.run(session, batch.feeds)["sum.out"])
+    off = (gaps[0] - gaps[1])[:, 2]
+    assert off.std() > 0.05, "it cannot be made up for"
+    assert abs(off.mean()) < 1e-4
+    np.testing.assert_array_equal(array(found.model, "beside.weight")[2], array(pruned, "beside.weight")[2])
+
+
+def test_weights_beyond_the_range_of_floats_are_left() -> None:
+    """What is left is 36 orders of magnitude smaller than what went."""
+    n = Net()
+    n.output(n.gemm(n.gemm(n.image("batch", 3), 2, name="first"), 4, name="second"))
+    model = prepared(n.proto())
+    row = array(model, "first.weight")[:1]
+    model = with_weights(
+        model,
+        first__weight=np.concatenate([row, 1e-36 * row]),
+        first__bias=np.zeros(2),
+        second__weight=1e6 * array(model, "second.weight"),
+    )
+    pruned, plan = cut(model, {"first": [0]})
+    data = open_data("random:50", model)
+    found = compensate(model, pruned, plan, data)
+    assert [(fit.layer, fit.before == fit.after) for fit in found.fits] == [("second", True)]
+    assert same(found.model.weights["second.weight"], pruned.weights["second.weight"])
 
 
 def test_targets_that_were_passed_already() -> None:

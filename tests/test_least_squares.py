@@ -300,6 +300,36 @@ def test_what_fits_already_is_not_touched(kind: Kind) -> None:
     assert again.after == again.before < 1e-12
 
 
+class Counted(Sums):
+    """Counts how often its system is solved."""
+
+    def __init__(self, groups: int, features: int, outputs: int) -> None:
+        super().__init__(groups, features, outputs)
+        self.ridges: list[float] = []
+
+    def nearest(self, *given: Any, **more: Any) -> Any:
+        solve = super().nearest(*given, **more)
+
+        def counted(ridge: Array) -> Any:
+            self.ridges.append(float(ridge.max()))
+            return solve(ridge)
+
+        return counted
+
+
+def test_no_more_systems_are_solved_than_need_be() -> None:
+    """None where nothing is to be gained, and no stronger ridges than help."""
+    x = rows(1, 400, 6)
+    weight, bias = linear(1, 3, 6, biased=True)
+    y = made(x, weight, bias)
+    fit, check = gathered(Counted, x[:, 100:], y[:, 100:].astype(np.float32)), gathered(Sums, x[:, :100], y[:, :100])
+    solved(fit, check, weight, bias, biased=True)
+    assert fit.ridges == []
+    fit, check = gathered(Counted, x[:, 100:], y[:, 100:]), gathered(Sums, x[:, :100], y[:, :100])
+    solved(fit, check, 2 * weight, bias, biased=True)
+    assert fit.ridges == [RIDGES[0], RIDGES[1], RIDGES[0]]
+
+
 def test_sums_do_not_depend_on_how_rows_come() -> None:
     x, y = rows(2, 100, 5), np.random.default_rng(12).standard_normal((2, 100, 3))
     one, many = gathered(Sums, x, y, parts=1), gathered(Sums, x, y, parts=40)

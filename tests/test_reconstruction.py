@@ -304,7 +304,7 @@ def test_all_who_read_are_asked() -> None:
     """A channel that one reader ignores and another needs stays."""
     n = Net()
     x = n.op("Relu", n.conv(n.image("batch", 3, 6, 6), 6, 3, name="first"), name="relu")
-    n.output(n.conv(x, 5, name="a"), n.conv(x, 5, name="b"))
+    n.output(n.conv(x, 5, 3, name="a"), n.conv(x, 5, name="b"))
     model = prepared(n.proto())
     a, b = (model.weights[f"{name}.weight"].array().copy() for name in "ab")
     a[:, [1, 4]] *= 1e-4
