@@ -173,18 +173,18 @@ def test_more_noise_takes_a_stronger_ridge(kind: Kind) -> None:
 @KINDS
 def test_groups_are_independent(kind: Kind) -> None:
     """Each alone gives, to the last bits, what all together give."""
-    x, rng = rows(4, 60, 5), np.random.default_rng(7)
+    x, rng = rows(40, 16, 5), np.random.default_rng(7)
     x[1] *= 1e-6
     x[2] *= 1e6
-    weight, bias = linear(4, 3, 5, biased=True)
-    y = made(x, weight, bias) + np.array([0.0, 1e-6, 1e6, 30.0])[:, None, None] * rng.standard_normal((4, 60, 3))
-    start = weight + rng.standard_normal(weight.shape), bias
+    weight, bias = linear(40, 3, 5, biased=True)
+    y = made(x, weight, bias) + 10.0 ** rng.uniform(-2, 2, (40, 1, 1)) * rng.standard_normal((40, 16, 3))
+    start = weight + 0.3 * rng.standard_normal(weight.shape), bias
     together = solve(kind, x, y, *start, biased=True)
-    for group in range(4):
+    for group in range(40):
         one = slice(group, group + 1)
         alone = solve(kind, x[one], y[one], start[0][one], start[1][one], biased=True)
-        np.testing.assert_allclose(together.weight[one], alone.weight, rtol=1e-9)
-        np.testing.assert_allclose(together.bias[one], alone.bias, rtol=1e-9)
+        np.testing.assert_allclose(together.weight[one], alone.weight, rtol=1e-7)
+        np.testing.assert_allclose(together.bias[one], alone.bias, rtol=1e-7)
 
 
 @KINDS
