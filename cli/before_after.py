@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from onnxprune.cli.figures import change, count, milliseconds, noise, percent, plural, size
 from onnxprune.cli.outcome import Outcome
 from onnxprune.cli.tables import Column, Grid, Part
+from onnxprune.figures import change, count, milliseconds, noise, percent, plural, size
 from onnxprune.verify import TOLERANCE
 
 _COLUMNS = (Column("", name=True), Column("original"), Column("pruned"), Column("change"))

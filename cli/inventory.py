@@ -1,8 +1,4 @@
-"""What `analyze` reports: every group with what it holds, every freeze with what it costs, and the sum.
-
-A freeze costs the multiply-accumulates of the channels it keeps whole: of a node with 64 output channels of which 16
-are frozen, a quarter. That is more than pruning cannot reach, for the node's input side may still be cut.
-"""
+"""What `analyze` reports: every group with what it holds, every freeze with what it costs, and the sum."""
 
 from __future__ import annotations
 
@@ -11,23 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.cost import Cost, Reach, cost, reach
-from onnxprune.coupling import Coupling, Frozen, Group, Reason
+from onnxprune.coupling import Coupling, Group, Reason
+from onnxprune.freezes import Freeze, freezes
 from onnxprune.model import Model
-
-
-@dataclass(frozen=True)
-class Freeze:
-    """All that is frozen for one kind of reason."""
-
-    code: str
-    sentence: str
-    """As the first of them puts it."""
-    parts: tuple[Frozen, ...]
-    macs: int
-
-    @property
-    def channels(self) -> int:
-        return sum(part.size for part in self.parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +32,7 @@ class Inventory:
 def take(model: Model, coupling: Coupling, dims: Mapping[str, int]) -> Inventory:
     """Count everything."""
     total = cost(model, dims)
-    return Inventory(model, coupling, total, reach(model, coupling, total), _freezes(model, coupling, total))
+    return Inventory(model, coupling, total, reach(model, coupling, total), freezes(model, coupling, total))
 
 
 def width(group: Group) -> str:
@@ -109,24 +91,3 @@ def _freeze(freeze: Freeze) -> dict[str, Any]:
 
 def _reason(reason: Reason) -> dict[str, str]:
     return {"code": reason.code, "sentence": reason.sentence, "node": reason.node}
-
-
-def _freezes(model: Model, coupling: Coupling, total: Cost) -> tuple[Freeze, ...]:
-    by_code: dict[str, list[Frozen]] = {}
-    for part in coupling.frozen:
-        by_code.setdefault(part.reason.code, []).append(part)
-    found = [
-        Freeze(code, parts[0].reason.sentence, tuple(parts), _macs(model, parts, total))
-        for code, parts in by_code.items()
-    ]
-    return tuple(sorted(found, key=lambda freeze: -freeze.macs))
-
-
-def _macs(model: Model, parts: list[Frozen], total: Cost) -> int:
-    shares: dict[str, float] = {}
-    for part in parts:
-        if part.tensor not in model.weights:
-            continue  # inside a body, whose work is not counted
-        share = part.size / (model.weights[part.tensor].shape[part.axis] or 1)
-        shares[part.node] = max(share, shares.get(part.node, 0.0))  # a node may have several weights; it runs once
-    return round(sum(share * total.by_node.get(node, 0) for node, share in shares.items()))

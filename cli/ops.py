@@ -9,11 +9,11 @@ from typing import Any
 
 from onnxprune.cli import source
 from onnxprune.cli.arguments import Commands, add_analysis, add_model, command, finished
-from onnxprune.cli.figures import count, plural
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
 from onnxprune.coupling import Coupling
+from onnxprune.figures import count, plural
 from onnxprune.model import Model
 from onnxprune.passes import Analyze, Normalize
 from onnxprune.pipeline import Pass, PassManager

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from onnxprune.cli import source
 from onnxprune.cli.arguments import Commands, add_analysis, add_dims, add_model, add_threads, command, finished
-from onnxprune.cli.figures import bindings, count, milliseconds, percent, plural
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
+from onnxprune.figures import bindings, count, milliseconds, percent, plural
 from onnxprune.passes import Analyze, Normalize
 from onnxprune.pipeline import Pass, PassManager
 from onnxprune.profile import Profile, profile

@@ -18,7 +18,6 @@ from onnxprune.cli.arguments import (
     finished,
     positive,
 )
-from onnxprune.cli.figures import noise, percent, plural
 from onnxprune.cli.files import distinct
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.tables import Column, Grid, Part
@@ -28,6 +27,7 @@ from onnxprune.curves import Sensitivity
 from onnxprune.curves_json import figures_of
 from onnxprune.damage import ranked
 from onnxprune.evaluate import Evaluation
+from onnxprune.figures import noise, percent, plural
 from onnxprune.parallel import BACKENDS, check_parallel
 from onnxprune.passes import Analyze, Normalize, Score
 from onnxprune.pipeline import Pass, PassManager

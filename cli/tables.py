@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxprune.cli.labels import printable, shorten
+from onnxprune.labels import printable, shorten
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from onnxprune.cli.labels import printable
 from onnxprune.cli.tables import Part, rendered
 from onnxprune.errors import UserError
+from onnxprune.labels import printable
 
 
 @dataclass(frozen=True)

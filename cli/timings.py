@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxprune.bench import BenchReport, BenchRow
-from onnxprune.cli.figures import bindings, count, milliseconds, plural, size
 from onnxprune.cli.tables import Column, Grid, Part
+from onnxprune.figures import bindings, count, milliseconds, plural, size
 from onnxprune.providers import short
 from onnxprune.rounds import MIN_ROUNDS
 from onnxprune.sweep import Measured, Sweep

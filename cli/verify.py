@@ -9,11 +9,11 @@ import onnxprune
 from onnxprune import plan_json
 from onnxprune.cli import outcome
 from onnxprune.cli.arguments import Commands, add_dims, add_inexact, add_threads, command, file_name, finished
-from onnxprune.cli.figures import bindings, noise, plural
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.source import opened
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
+from onnxprune.figures import bindings, noise, plural
 from onnxprune.plan import check
 from onnxprune.shapes import infer
 from onnxprune.verify import MODES, TOLERANCE, Verification

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.cli.figures import change, count, milliseconds, noise, percent, plural, size
-from onnxprune.cli.labels import printable, shorten
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.tables import Column, Grid, rendered
 from onnxprune.cli.talk import Talk
+from onnxprune.figures import change, count, milliseconds, noise, percent, plural, size
+from onnxprune.labels import printable, shorten
 
 LOUD = Talk(json=False, quiet=False, verbose=False)
 
