@@ -12,18 +12,25 @@ stdout is the result, stderr the talk. What escapes here otherwise is a bug of o
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 
-from onnxprune.cli import analyze, apply, bench, ops, profile, prune, sensitivity, verify
+from onnxprune.cli import analyze, apply, bench, doctor, ops, profile, prune, sensitivity, verify
 from onnxprune.cli.arguments import RATIO, Parser, unknown
 from onnxprune.cli.ending import code_of, keep_standard_streams, orderly
 from onnxprune.cli.talk import Unheard, say, stdout
 from onnxprune.errors import UserError
 from onnxprune.version import __version__
 
-COMMANDS = (analyze, ops, prune, apply, verify, bench, profile, sensitivity)
+GROUPS = (
+    ("what is in a model", (analyze, ops)),
+    ("making it smaller", (prune, apply, verify)),
+    ("measuring", (bench, profile, sensitivity)),
+    ("this installation", (doctor,)),
+)
+"""All commands, by what people want."""
 
 BROKEN_PIPE = 141
 
@@ -45,13 +52,18 @@ def parser() -> Parser:
         prog="onnxprune",
         usage="%(prog)s COMMAND [options]",
         description="Structured pruning of ONNX models: find the channels that must go together,\n"
-        "cut them out, and prove that the result is the original with those channels set\nto zero.",
+        "cut them out, and prove that the result is the original with those channels\nset to zero.",
         epilog=_EXAMPLES,
     )
     top.add_argument("--version", action="version", version=f"onnxprune {__version__}")
-    commands = top.add_subparsers(prog="onnxprune", title="commands", metavar="COMMAND", dest="command")
-    for command in COMMANDS:
-        command.add(commands)
+    commands = top.add_subparsers(prog="onnxprune", dest="command", help=argparse.SUPPRESS)
+    listed: list[argparse.Action] = commands._choices_actions
+    for title, members in GROUPS:
+        before = len(listed)
+        for command in members:
+            command.add(commands)
+        rows = [f"  {action.dest:<12} {action.help}" for action in listed[before:]]
+        top.description = "\n".join([top.description or "", "", f"{title}:", *rows])
     return top
 
 
@@ -82,9 +94,8 @@ def _run(argv: Sequence[str] | None) -> int:
         with stdout():
             return int(end.code or 0)
     if args.command is None:
-        raise UserError(
-            "name a command: analyze, ops, prune, apply, verify, bench, profile or sensitivity (see 'onnxprune --help')"
-        )
+        *names, last = top.commands
+        raise UserError(f"name a command: {', '.join(names)} or {last} (see 'onnxprune --help')")
     if rest:
         raise UserError(unknown(top, args.command, rest[0]))
     code: int = args.run(args)

@@ -44,15 +44,30 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see '{self.prog} --help')")
 
+    @property
+    def commands(self) -> dict[str, Parser]:
+        """Those below it, by name."""
+        found = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return next((dict(action.choices) for action in found), {})
 
-def command(commands: Commands, name: str, usage: str, summary: str, description: str, examples: str) -> Parser:
-    """A command with its help; `finished` gives it what all of them have."""
+
+def command(
+    commands: Commands,
+    name: str,
+    usage: str,
+    summary: str,
+    description: str,
+    examples: str,
+    *,
+    ratio: bool = True,
+) -> Parser:
+    """A command with its help; `finished` gives it what all of them have. `ratio`: it has to do with ratios."""
     parser: Parser = commands.add_parser(
         name,
-        usage=f"%(prog)s {usage} [options]",
+        usage=" ".join(filter(None, ["%(prog)s", usage, "[options]"])),
         help=summary,
         description=textwrap.fill(description, WIDTH),
-        epilog=f"{examples}\n{RATIO}",
+        epilog=f"{examples}\n{RATIO}" if ratio else examples,
     )
     return parser
 
@@ -68,10 +83,7 @@ def finished(parser: Parser, run: Callable[[argparse.Namespace], int]) -> None:
 
 def unknown(top: Parser, command: str, argument: str) -> str:
     """What to say of an argument that nobody takes."""
-    known: list[str] = []
-    for action in top._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            known = list(action.choices[command]._option_string_actions)
+    known = top.commands[command]._option_string_actions
     name = argument.split("=")[0]
     # all options begin with dashes, which makes them look alike
     near = [option for option in known if SequenceMatcher(None, name.strip("-"), option.strip("-")).ratio() > _NEAR]

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -99,6 +100,43 @@ def remembered(
     except (OSError, UserError) as error:
         notes.append(f"measurements are not kept: {getattr(error, 'strerror', None) or error}")
     return Found(value, tuple(notes), fresh=True)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file of measurements."""
+
+    path: Path
+    kind: str
+    bytes: int
+    modified: float
+    """Seconds since the epoch."""
+    status: str
+    """`used` on this machine; of `another` machine, onnxruntime or format; or `damaged`."""
+
+
+def kept() -> list[Kept]:
+    """What earlier measurements left, the newest first."""
+    found = []
+    try:
+        listed = [(path, path.stat()) for path in folder().iterdir()]
+    except OSError:
+        return []
+    for path, facts in listed:
+        name = re.fullmatch(r"([a-z]+)-[0-9a-f]{12}\.json", path.name)
+        if name:
+            found.append(Kept(path, name[1], facts.st_size, facts.st_mtime, _status(path)))
+    return sorted(found, key=lambda file: -file.modified)
+
+
+def _status(path: Path) -> str:
+    try:
+        stored = json.loads(path.read_bytes())
+        machine = stored["facts"]["machine"]
+        here = Machine.this(threads=machine["threads"], provider=machine["provider"])
+        return "used" if stored["format"] == FORMAT and machine == asdict(here) else "another"
+    except (OSError, ValueError, ArithmeticError, AttributeError, TypeError, LookupError, RecursionError):
+        return "damaged"
 
 
 @cache

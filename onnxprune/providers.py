@@ -18,12 +18,12 @@ _REMOTE = {"AzureExecutionProvider"}
 
 def resolve_provider(name: str) -> str:
     """`cuda` or `CUDAExecutionProvider`, if this onnxruntime has it."""
-    available = _available()
-    for candidate in available:
+    installed = available()
+    for candidate in installed:
         if name.casefold() in (candidate.casefold(), short(candidate).casefold()):
             return candidate
-    listed = ", ".join(available)
-    raise UserError(f"onnxruntime has no provider {name!r}{suggest(name, available)}; installed: {listed}")
+    listed = ", ".join(installed)
+    raise UserError(f"onnxruntime has no provider {name!r}{suggest(name, installed)}; installed: {listed}")
 
 
 def resolve_providers(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -32,8 +32,8 @@ def resolve_providers(names: Sequence[str]) -> tuple[list[str], list[str]]:
         return [resolve_provider(name) for name in names], []
     if len(names) > 1:
         raise UserError("'all' stands for every provider that is installed: give it alone")
-    local = [name for name in _available() if name not in _REMOTE]
-    started = [name for name in local if name == CPU or _starts(name)]
+    local = [name for name in available() if name not in _REMOTE]
+    started = [name for name in local if name == CPU or starts(name)]
     return started, [name for name in local if name not in started]
 
 
@@ -47,14 +47,16 @@ def short(provider: str) -> str:
     return provider.removesuffix("ExecutionProvider")
 
 
-def _available() -> list[str]:
+def available() -> list[str]:
+    """Those that this onnxruntime was built with."""
     import onnxruntime
 
     names: list[str] = onnxruntime.get_available_providers()
     return names
 
 
-def _starts(provider: str) -> bool:
+def starts(provider: str) -> bool:
+    """Whether a session with it runs on it, which takes a driver and a device."""
     import onnxruntime
 
     model = onnx.parser.parse_model(

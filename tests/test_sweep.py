@@ -189,15 +189,15 @@ def test_mistakes_are_found_before_the_first_measurement(
 def test_all_providers_but_those_that_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = ["TensorrtExecutionProvider", "AzureExecutionProvider", "OpenVINOExecutionProvider", CPU]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: installed)
-    monkeypatch.setattr(providers, "_starts", lambda name: name.startswith("Open"))
+    monkeypatch.setattr(providers, "starts", lambda name: name.startswith("Open"))
     assert resolve_providers(["all"]) == (["OpenVINOExecutionProvider", CPU], ["TensorrtExecutionProvider"])
     assert resolve_providers(["openvino", "cpu"]) == (["OpenVINOExecutionProvider", CPU], [])
 
 
-def test_whether_a_provider_starts() -> None:
-    assert providers._starts(CPU)
+def test_whether_a_providerstarts() -> None:
+    assert providers.starts(CPU)
     with pytest.warns(UserWarning, match="NoSuch"):
-        assert not providers._starts("NoSuchExecutionProvider")
+        assert not providers.starts("NoSuchExecutionProvider")
 
 
 def test_the_document_of_several(files: list[Path], times: list[dict[str, Any]]) -> None:
