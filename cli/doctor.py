@@ -8,12 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from onnxprune.cli.arguments import Commands, command, finished
-from onnxprune.cli.figures import plural, size
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
 from onnxprune.doctor import GIVES, Examination, Place, age, examine, install
 from onnxprune.errors import UserError
+from onnxprune.figures import plural, size
 from onnxprune.measured import Kept
 from onnxprune.providers import short
 
