@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from onnxprune.cli import analyze, apply, bench, doctor, ops, profile, prune, sensitivity, verify
+from onnxprune.cli import analyze, apply, bench, completion, doctor, ops, profile, prune, sensitivity, verify
 from onnxprune.cli.arguments import RATIO, Parser, unknown
 from onnxprune.cli.ending import code_of, keep_standard_streams, orderly
 from onnxprune.cli.talk import Unheard, say, stdout
@@ -28,7 +28,7 @@ GROUPS = (
     ("what is in a model", (analyze, ops)),
     ("making it smaller", (prune, apply, verify)),
     ("measuring", (bench, profile, sensitivity)),
-    ("this installation", (doctor,)),
+    ("this installation", (doctor, completion)),
 )
 """All commands, by what people want."""
 

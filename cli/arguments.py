@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, NoReturn, TypeVar
 
@@ -43,6 +44,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see '{self.prog} --help')")
+
+    @property
+    def summaries(self) -> dict[str, str]:
+        """A line about each of those below it."""
+        found = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return {each.dest: each.help or "" for action in found for each in action._choices_actions}
 
     @property
     def commands(self) -> dict[str, Parser]:
@@ -167,6 +174,16 @@ def add_checks(parser: Parser) -> None:
     checks.add_argument(
         "--no-bench", action="store_true", help="do not measure latency (never done without numeric verification)"
     )
+
+
+@dataclass(frozen=True)
+class Words:
+    """The type of an option whose usual words are known; others are for those to refuse who read it."""
+
+    known: tuple[str, ...]
+
+    def __call__(self, text: str) -> str:
+        return text
 
 
 def file_name(text: str) -> str:

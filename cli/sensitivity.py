@@ -10,6 +10,7 @@ from onnxprune import curves_plot, drawing
 from onnxprune.cli import data_arguments, source
 from onnxprune.cli.arguments import (
     Commands,
+    Words,
     add_analysis,
     add_dims,
     add_model,
@@ -74,6 +75,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--criterion",
         metavar="C",
+        type=Words(tuple(sorted(CRITERIA))),
         default="l1",
         help=f"what goes first within a group: {', '.join(sorted(CRITERIA))} (default: l1)",
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from onnxprune import template
 from onnxprune.cli import data_arguments
-from onnxprune.cli.arguments import Parser, file_name, positive, whole
+from onnxprune.cli.arguments import Parser, Words, file_name, positive, whole
 from onnxprune.costs import COSTS, limited_by
 from onnxprune.criteria import CRITERIA
 from onnxprune.data import Request
@@ -77,6 +77,7 @@ def add(parser: Parser) -> None:
     group.add_argument(
         "--criterion",
         metavar="C",
+        type=Words((*sorted(CRITERIA), *sorted(DATA_CRITERIA), "auto")),
         help=f"what makes a channel matter: {', '.join(sorted(CRITERIA))} (default: l1), "
         f"or, asking the data of --calib, {', '.join(sorted(DATA_CRITERIA))}",
     )

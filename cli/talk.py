@@ -49,6 +49,11 @@ class Talk:
                 text = rendered(parts)  # rich touches the stream as well
             _write(sys.stdout, text)
 
+    def verbatim(self, document: Mapping[str, Any], text: str) -> None:
+        """As `result`, of a text that is meant for programs: as it is, however wide."""
+        with stdout():
+            _write(sys.stdout, json_text(document) if self.json else text)
+
 
 def json_text(document: Mapping[str, Any]) -> str:
     """As it is printed, and written to files."""
