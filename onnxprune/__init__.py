@@ -36,6 +36,7 @@ from onnxprune.plan_json import load as load_plan
 from onnxprune.plan_json import save as save_plan
 from onnxprune.preprocess import Preprocess
 from onnxprune.profile import profile
+from onnxprune.reestimate import reestimate
 from onnxprune.scores import score
 from onnxprune.select import select
 from onnxprune.sensitivity import sensitivity
@@ -74,6 +75,7 @@ __all__ = [
     "normalize",
     "open_data",
     "profile",
+    "reestimate",
     "rescored",
     "save",
     "save_plan",

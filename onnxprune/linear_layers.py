@@ -11,7 +11,6 @@ any other form (a weight that is computed, shared or an output, a bias that is, 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +20,12 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.attributes import attribute
+from onnxprune.consumers import Consumers
 from onnxprune.model import Model
 from onnxprune.tensors import Tensor
 from onnxprune.walk import reads
 
 Array = NDArray[Any]
-_FLOAT = onnx.TensorProto.FLOAT
 
 ROWS_PER_FEATURE = 256
 """What a layer's statistics are made of. Of a ResNet-20 on CIFAR-10, 64 leave 1 % more error, 1000 no less."""
@@ -89,7 +88,7 @@ class Layer:
 
 def layers(model: Model) -> list[Layer]:
     """Those whose weights are plain float32 initializers that nothing else uses, in graph order."""
-    uses = _Uses(model)
+    uses = Consumers(model)
     found = (_layer(node, uses) for node in model.graph.node)
     return [layer for layer in found if layer is not None]
 
@@ -105,32 +104,7 @@ def sum_behind(layer: Layer, model: Model) -> tuple[str, str] | None:
     return readers[0].output[0], others[0]
 
 
-class _Uses:
-    """Who reads what, subgraphs and the outside included."""
-
-    def __init__(self, model: Model) -> None:
-        self.weights = model.weights
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        self.count = Counter(item.name for item in model.graph.output)
-        for node in model.graph.node:
-            self.count.update(reads(node))
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-
-    def own(self, name: str) -> Tensor | None:
-        """A float32 weight with one use."""
-        tensor = self.weights.get(name)
-        return tensor if tensor is not None and tensor.dtype == _FLOAT and self.count[name] == 1 else None
-
-    def vector(self, name: str, length: int, behind: int, rank: int) -> bool:
-        """Whether it is an own weight along one axis: that with so many axes behind it, of at most `rank`."""
-        tensor = self.own(name)
-        if tensor is None or not behind < len(tensor.shape) <= rank:
-            return False
-        return math.prod(tensor.shape) == length == tensor.shape[-1 - behind]
-
-
-def _layer(node: onnx.NodeProto, uses: _Uses) -> Layer | None:
+def _layer(node: onnx.NodeProto, uses: Consumers) -> Layer | None:
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
         return None
     x, name = node.input[0], node.input[1]
@@ -145,13 +119,11 @@ def _layer(node: onnx.NodeProto, uses: _Uses) -> Layer | None:
     if own:
         rank = 1 if convolves else 2
         return replace(bare, bias=own) if uses.vector(own, made, 0, rank) else None
-    behind = uses.readers.get(bare.y, [])
-    if len(behind) != 1 or uses.count[bare.y] != 1:
-        return bare
-    return _with_tail(bare, behind[0], len(weight.shape), made, uses) or bare
+    behind = uses.only(bare.y)
+    return bare if behind is None else _with_tail(bare, behind, len(weight.shape), made, uses) or bare
 
 
-def _with_tail(bare: Layer, tail: onnx.NodeProto, rank: int, made: int, uses: _Uses) -> Layer | None:
+def _with_tail(bare: Layer, tail: onnx.NodeProto, rank: int, made: int, uses: Consumers) -> Layer | None:
     """The layer with the bias that an operator behind it adds; `rank` is that of the weight and of `y`."""
     others = [name for name in tail.input if name != bare.y]
     if tail.domain not in ("", "ai.onnx"):

@@ -81,7 +81,9 @@ class Walk:
             made = {name for node in self.model.graph.node[self.position : stop] for name in node.output if name}
             outputs = sorted(name for name in made if name in wanted or self._last.get(name, -1) >= stop)
             if outputs:
-                self._run(stop, outputs)
+                for results in self._ran(stop, outputs):
+                    for name, array in results.items():
+                        self._keep(name, array)
             self.position = stop
         for name in [name for name in self._kept if name not in wanted and self._last.get(name, -1) < stop]:
             self._drop(name)
@@ -92,21 +94,33 @@ class Walk:
 
     def arrays(self, name: str) -> Iterator[Array]:
         """A tensor, batch by batch, without samples that do not count."""
-        for kept, count, size in zip(self._kept[name], self.counts, self._sizes, strict=True):
-            array = _loaded(kept)
-            stacked = array.ndim > 0 and array.shape[0] == size
-            yield array[:count] if stacked and count < size else array
+        for index, kept in enumerate(self._kept[name]):
+            yield self._counted(_loaded(kept), index)
 
     def numbers(self, name: str) -> Iterator[Array]:
         """The same of floats; NaN and Inf are refused."""
         for array in self.arrays(name):
-            if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
-                maker = next((node.name for node in self.model.graph.node if name in node.output), "")
-                where = f", which node {maker!r} makes" if maker else ""
-                raise UserError(f"on this data there is NaN or Inf in {name!r}{where}")
-            yield array
+            yield self._finite(name, array)
 
-    def _run(self, stop: int, outputs: list[str]) -> None:
+    def ahead(self, stop: int, name: str) -> Iterator[Array]:
+        """The same of a tensor that a node before `stop` will make; weights may still be exchanged afterwards."""
+        for index, made in enumerate(self._ran(stop, [name])):
+            yield self._finite(name, self._counted(made[name], index))
+
+    def _counted(self, array: Array, index: int) -> Array:
+        count, size = self.counts[index], self._sizes[index]
+        stacked = array.ndim > 0 and array.shape[0] == size
+        return array[:count] if stacked and count < size else array
+
+    def _finite(self, name: str, array: Array) -> Array:
+        if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            maker = next((node.name for node in self.model.graph.node if name in node.output), "")
+            where = f", which node {maker!r} makes" if maker else ""
+            raise UserError(f"on this data there is NaN or Inf in {name!r}{where}")
+        return array
+
+    def _ran(self, stop: int, outputs: list[str]) -> Iterator[dict[str, Array]]:
+        """What the nodes before `stop` make of each batch."""
         nodes = self.model.graph.node[self.position : stop]
         read = dict.fromkeys(name for names in self._reads[self.position : stop] for name in names)
         weights = {name: self.model.weights[name] for name in read if name in self.model.weights}
@@ -123,8 +137,7 @@ class Walk:
                 raise UserError(f"{output.name!r} is a {output.type}, which cannot be followed from batch to batch")
         for index in range(len(self.counts)):
             feeds = {name: _loaded(kept[index]) for name, kept in fed.items()}
-            for name, array in runtime.run(session, feeds).items():
-                self._keep(name, array)
+            yield runtime.run(session, feeds)
 
     def _keep(self, name: str, array: Array) -> None:
         kept = self._kept.setdefault(name, [])

@@ -4,7 +4,7 @@ from onnxprune.passes.analyze import Analyze
 from onnxprune.passes.apply import Apply
 from onnxprune.passes.bench import Bench
 from onnxprune.passes.choose import Choose
-from onnxprune.passes.compensate import Compensate
+from onnxprune.passes.compensate import Compensate, Reestimate
 from onnxprune.passes.load_plan import LoadPlan
 from onnxprune.passes.normalize import Normalize
 from onnxprune.passes.save import Save
@@ -22,6 +22,7 @@ __all__ = [
     "Compensate",
     "LoadPlan",
     "Normalize",
+    "Reestimate",
     "Save",
     "Score",
     "Select",

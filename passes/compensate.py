@@ -1,4 +1,4 @@
-"""Make up for what was cut, on calibration data."""
+"""Make up for what was cut, on calibration data: by least squares, or by the moments of single channels."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxprune.compensate import compensate
-from onnxprune.data import Request, reopened
+from onnxprune.compensate import Compensated, compensate
+from onnxprune.data import Dataset, Request, reopened
 from onnxprune.evaluate import Evaluation, Reference, evaluate
+from onnxprune.model import Model
 from onnxprune.pipeline import State, changed
+from onnxprune.plan import Plan
+from onnxprune.reestimate import reestimate
 from onnxprune.runtime import check_threads
 
 
@@ -26,6 +29,11 @@ class Compensate:
     needs: ClassVar[tuple[str, ...]] = ("model", "original", "plan")
     gives: ClassVar[tuple[str, ...]] = ("model",)
     drops: ClassVar[tuple[str, ...]] = ("normalized", "coupling", "scores", "bench")
+    done: ClassVar[str] = "compensated"
+    doing: ClassVar[str] = "compensation"
+    nothing: ClassVar[str] = (
+        "nothing to compensate: no layer with plain float32 weights of its own follows what was cut"
+    )
 
     def check(self) -> None:
         check_threads(self.threads)
@@ -34,19 +42,39 @@ class Compensate:
         assert state.original is not None
         assert state.plan is not None
         data = reopened(self.data, state.original)
-        found = compensate(
-            state.original, state.model, state.plan, data, threads=self.threads, on_progress=self.on_progress
-        )
+        found = self._found(state.original, state.model, state.plan, data)
         kept = State(state.model, original=state.original, plan=state.plan, verification=state.verification)
         if not found.fits:
-            note = "nothing to compensate: no layer with plain float32 weights of its own follows what was cut"
-            return changed(kept, notes=(note,))
+            return changed(kept, notes=(self.nothing,))
         reference = Reference(state.original, data, threads=self.threads)
         before, after = (
             evaluate(model, data, original=reference, threads=self.threads) for model in (state.model, found.model)
         )
         model = state.model if _farther(before, after) else found.model
-        return changed(kept, model=model, notes=(_told(before, after),))
+        return changed(kept, model=model, notes=(self._told(before, after),))
+
+    def _found(self, original: Model, pruned: Model, plan: Plan, data: Dataset) -> Compensated:
+        return compensate(original, pruned, plan, data, threads=self.threads, on_progress=self.on_progress)
+
+    def _told(self, before: Evaluation, after: Evaluation) -> str:
+        b, a = before.deviation, after.deviation
+        if b is None or a is None:
+            return f"{self.done} on {after.samples} samples; no output is made of floats that could be compared"
+        if _farther(before, after):
+            return f"{self.doing} would take the outputs farther from the original's ({b:.3g} to {a:.3g}); left undone"
+        return f"{self.done} on {after.samples} samples: outputs are off by {a:.3g} instead of {b:.3g}"
+
+
+@dataclass(frozen=True)
+class Reestimate(Compensate):
+    """Bring mean and variance of every channel back to what they were; see `onnxprune.reestimate`."""
+
+    done: ClassVar[str] = "re-estimated"
+    doing: ClassVar[str] = "re-estimation"
+    nothing: ClassVar[str] = "nothing to re-estimate: no channel of what is left has another mean or variance"
+
+    def _found(self, original: Model, pruned: Model, plan: Plan, data: Dataset) -> Compensated:
+        return reestimate(original, pruned, plan, data, threads=self.threads, on_progress=self.on_progress)
 
 
 def _farther(before: Evaluation, after: Evaluation) -> bool:
@@ -54,12 +82,3 @@ def _farther(before: Evaluation, after: Evaluation) -> bool:
     if before.deviation is None or after.deviation is None:
         return False
     return not (after.deviation <= before.deviation and after.deviation < math.inf)
-
-
-def _told(before: Evaluation, after: Evaluation) -> str:
-    b, a = before.deviation, after.deviation
-    if b is None or a is None:
-        return f"compensated on {after.samples} samples; no output is made of floats that could be compared"
-    if _farther(before, after):
-        return f"compensation would take the outputs farther from the original's ({b:.3g} to {a:.3g}); left undone"
-    return f"compensated on {after.samples} samples: outputs are off by {a:.3g} instead of {b:.3g}"

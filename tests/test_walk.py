@@ -120,6 +120,23 @@ def test_wanted_tensors_stay_for_as_long_as_they_are_wanted() -> None:
         assert not walk.holds("image")
 
 
+@pytest.mark.parametrize("room", [1 << 30, 0])
+def test_ahead_shows_what_would_come_with_the_weights_of_now(room: int) -> None:
+    model, batches = net("resnet")
+    expected = at_once(model, batches)
+    with taken(Walk(model, room=room), batches) as walk:
+        walk.until(3)
+        for _ in range(2):
+            for array, wanted in zip(walk.ahead(6, "layer1.0.bn.out"), expected["layer1.0.bn.out"], strict=True):
+                np.testing.assert_allclose(array, wanted, rtol=0, atol=CLOSE * float(np.abs(wanted).max()))
+        assert (walk.position, walk.holds("layer1.0.bn.out")) == (3, False)
+        shift = model.weights["layer1.0.bn.bias"].array()
+        walk.exchange({"layer1.0.bn.bias": Tensor.of("layer1.0.bn.bias", shift + 1)})
+        walk.until(6, {"layer1.0.bn.out"})
+        for array, wanted in zip(walk.arrays("layer1.0.bn.out"), expected["layer1.0.bn.out"], strict=True):
+            np.testing.assert_allclose(array, wanted + 1, rtol=0, atol=CLOSE * float(np.abs(wanted).max()))
+
+
 def test_a_stop_that_lies_behind_runs_nothing_again() -> None:
     model, batches = net("resnet")
     with taken(Walk(model), batches) as walk:

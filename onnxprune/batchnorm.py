@@ -1,0 +1,53 @@
+"""BatchNormalization as inference sees it: y = factor (x - mean) + shift, a line for each channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune.attributes import attribute
+from onnxprune.consumers import Consumers
+from onnxprune.tensors import Tensor
+
+Floats = NDArray[np.float64]
+EPSILON = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """One node that does not train."""
+
+    node: onnx.NodeProto
+    x: str
+    y: str
+    scale: str
+    shift: str
+    mean: str
+    variance: str
+    epsilon: float
+
+    def line(self, weights: Mapping[str, Tensor]) -> tuple[Floats, Floats]:
+        """(factor, offset) with y = factor x + offset."""
+        scale, shift, mean, variance = (
+            weights[name].array().astype(np.float64) for name in (self.scale, self.shift, self.mean, self.variance)
+        )
+        factor = scale / np.sqrt(variance + self.epsilon)
+        return factor, shift - factor * mean
+
+
+def batch_norm(node: onnx.NodeProto, uses: Consumers) -> BatchNorm | None:
+    """The node, where it is one that does not train and its four vectors are float32 weights that nothing else uses."""
+    if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or len(node.input) != 5:
+        return None
+    if attribute(node, "training_mode", 0) or len([name for name in node.output if name]) > 1:
+        return None
+    vectors = [uses.own(name) for name in node.input[1:]]
+    shapes = {each.shape if each is not None else () for each in vectors}
+    fits = len(shapes) == 1 and len(shapes.pop()) == 1
+    x, scale, shift, mean, variance = node.input
+    epsilon = attribute(node, "epsilon", EPSILON)
+    return BatchNorm(node, x, node.output[0], scale, shift, mean, variance, epsilon) if fits else None
