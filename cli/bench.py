@@ -26,8 +26,9 @@ examples:
   onnxprune bench a.onnx --variants fp32,fp16,int8 --provider all
 
 Several batch sizes, thread counts or providers: every combination of them is
-measured on its own. fp16 and int8 are made by onnxruntime's tools, int8 without
-calibration data: they show how fast a format is, and say nothing of accuracy.
+measured on its own. fp16 and int8 are made by onnxruntime's tools, int8
+without calibration data: they show how fast a format is, and say nothing of
+accuracy.
 """
 
 _DOING = {

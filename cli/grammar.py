@@ -60,11 +60,12 @@ def _argument(parser: Parser, action: argparse.Action) -> Argument:
         takes = "file" if action.type is file_name else "text"
     # argparse fills in %(default)s and the like only as it prints
     text = parser._get_formatter()._expand_help(action) if action.help else ""
-    return Argument(tuple(action.option_strings), takes, words, _first(text))
+    return Argument(tuple(action.option_strings), takes, words, _first(text, words))
 
 
-def _first(text: str) -> str:
-    """As much of a help text as has room beside an option."""
-    for mark in (" (", "; ", ": ", ", such as"):
-        text = text.partition(mark)[0]
+def _first(text: str, words: tuple[str, ...]) -> str:
+    """As much of a help text as has room beside an option; one that explains word by word stays as it is."""
+    for mark in (" (", "; ", ", such as", ": "):
+        first = text.partition(mark)[0]
+        text = text if first in words else first
     return " ".join(text.split())
