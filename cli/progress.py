@@ -36,6 +36,7 @@ DOING = {
     "Steps": "pruning step by step",
     "LoadPlan": "reading the plan",
     "Apply": "cutting",
+    "Prune": "pruning",
     "Choose": "trying criteria",
     "Spare": "cutting as much as the data bears",
     "Compensate": "making up for what was cut",

@@ -37,9 +37,11 @@ from onnxprune.plan_json import save as save_plan
 from onnxprune.preprocess import Preprocess
 from onnxprune.profile import profile
 from onnxprune.reestimate import reestimate
+from onnxprune.running import Report, run_pipeline
 from onnxprune.scores import score
 from onnxprune.select import select
 from onnxprune.sensitivity import sensitivity
+from onnxprune.stages import Measure, Pipeline, Stage
 from onnxprune.verify import Verification, verify
 from onnxprune.version import __version__
 
@@ -48,15 +50,19 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "Group",
+    "Measure",
     "Model",
     "Observer",
     "PassManager",
+    "Pipeline",
     "Plan",
     "Preprocess",
     "Reason",
     "Reference",
+    "Report",
     "Sensitivity",
     "Slot",
+    "Stage",
     "State",
     "UserError",
     "Verification",
@@ -77,6 +83,7 @@ __all__ = [
     "profile",
     "reestimate",
     "rescored",
+    "run_pipeline",
     "save",
     "save_plan",
     "score",

@@ -41,6 +41,7 @@ __all__ = ["Batch", "Dataset", "Preprocess", "Request", "open_data"]
 RANDOM = 64
 """Samples of `random` without a number."""
 MOST_RANDOM = 1 << 20
+_GENERATED = re.compile(r"(random|synthetic)(?::(\d{1,9}))?")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Request:
     """For `random`."""
     dims: tuple[tuple[str, int], ...] = ()
     """Sizes of free dimensions."""
+
+
+def is_generated(spec: str) -> bool:
+    """Whether it reads like `random:256` or `synthetic`: such data lies nowhere."""
+    return _GENERATED.fullmatch(spec) is not None
 
 
 class Source(Protocol):
@@ -238,7 +244,7 @@ def _smooth(array: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray
 
 
 def _random(request: Request, model: Model) -> Source | None:
-    found = re.fullmatch(r"(random|synthetic)(?::(\d{1,9}))?", request.spec)
+    found = _GENERATED.fullmatch(request.spec)
     if found is None:
         return None
     count = int(found[2] or RANDOM)

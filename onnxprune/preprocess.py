@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import reprlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -69,14 +69,19 @@ def read_preprocess(path: str | Path) -> Preprocess:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is not valid TOML: {error}") from None
+    return preprocess_of(data, repr(str(path)))
+
+
+def preprocess_of(data: Mapping[str, Any], where: str) -> Preprocess:
+    """The options of a table; `where` is how errors call it."""
     known = [item.name for item in fields(Preprocess)]
     for key in data:
         if key not in known:
-            raise UserError(f"{str(path)!r}: unknown key {key!r}{suggest(key, known)} (there are: {', '.join(known)})")
+            raise UserError(f"{where}: unknown key {key!r}{suggest(key, known)} (there are: {', '.join(known)})")
     try:
         return Preprocess(**{key: _read(key, value) for key, value in data.items()})
     except UserError as error:
-        raise UserError(f"{str(path)!r}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
 
 
 def _read(key: str, value: Any) -> Any:

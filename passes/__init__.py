@@ -7,6 +7,8 @@ from onnxprune.passes.choose import Choose
 from onnxprune.passes.compensate import Compensate, Reestimate
 from onnxprune.passes.load_plan import LoadPlan
 from onnxprune.passes.normalize import Normalize
+from onnxprune.passes.pipeline_file import passes_by_name, read_pipeline
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.save import Save
 from onnxprune.passes.score import Score
 from onnxprune.passes.select import Select
@@ -22,6 +24,7 @@ __all__ = [
     "Compensate",
     "LoadPlan",
     "Normalize",
+    "Prune",
     "Reestimate",
     "Save",
     "Score",
@@ -29,4 +32,6 @@ __all__ = [
     "Spare",
     "Steps",
     "Verify",
+    "passes_by_name",
+    "read_pipeline",
 ]

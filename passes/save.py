@@ -20,6 +20,7 @@ class Save:
     needs: ClassVar[tuple[str, ...]] = ("model", "verification")
     gives: ClassVar[tuple[str, ...]] = ()
     drops: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...]] = ("path",)
 
     def run(self, state: State) -> State:
         save(restore(state.model), self.path)
