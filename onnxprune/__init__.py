@@ -18,6 +18,7 @@ from onnxprune import store
 from onnxprune.analyze import analyze
 from onnxprune.apply import apply
 from onnxprune.bench import bench
+from onnxprune.bridge import from_torch, to_torch
 from onnxprune.compensate import compensate
 from onnxprune.cost import cost
 from onnxprune.coupling import Coupling, Group, Reason, Slot
@@ -75,6 +76,7 @@ __all__ = [
     "cost",
     "criterion",
     "evaluate",
+    "from_torch",
     "load",
     "load_plan",
     "load_sensitivity",
@@ -89,6 +91,7 @@ __all__ = [
     "score",
     "select",
     "sensitivity",
+    "to_torch",
     "verify",
 ]
 

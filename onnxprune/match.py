@@ -75,3 +75,16 @@ def _named(
 
 def _matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
+
+
+def chosen_names(names: Sequence[str], patterns: Iterable[str], option: str) -> set[str]:
+    """The names that the patterns match; a pattern that matches none is an error."""
+    if isinstance(patterns, str):
+        raise UserError(f"{option} takes a list of patterns, not one string: write [{patterns!r}]")
+    found: set[str] = set()
+    for pattern in patterns:
+        matching = {name for name in names if _matches(name, pattern)}
+        if not matching:
+            raise UserError(f"{option}: no weight matches {pattern!r}{suggest(pattern, names)}")
+        found |= matching
+    return found

@@ -137,7 +137,7 @@ def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _lift_constants(graph: onnx.GraphProto, weights: dict[str, Tensor]) -> None:
     stay = []
     for node in graph.node:
-        weight = _constant(node) if node.op_type == "Constant" and not node.domain else None
+        weight = constant_of(node) if node.op_type == "Constant" and not node.domain else None
         if weight is None:
             stay.append(node)
         elif weight.name in weights:
@@ -150,7 +150,7 @@ def _lift_constants(graph: onnx.GraphProto, weights: dict[str, Tensor]) -> None:
         _set_nodes(graph, stay)
 
 
-def _constant(node: onnx.NodeProto) -> Tensor | None:
+def constant_of(node: onnx.NodeProto) -> Tensor | None:
     """The value of a Constant node; None where it holds no dense tensor."""
     if len(node.attribute) != 1 or len(node.output) != 1:
         return None

@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator
 
 import onnx
 
+from onnxprune.attributes import subgraphs
 from onnxprune.errors import UserError
 
 
@@ -62,14 +63,18 @@ def _order(feeds: list[set[int]]) -> list[int]:
     return order
 
 
+def captured(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names from outside that a subgraph reads."""
+    own = {value.name for value in graph.input} | {value.name for value in graph.initializer}
+    own |= {item.values.name for item in graph.sparse_initializer}
+    own |= {name for inner in graph.node for name in inner.output}
+    for inner in graph.node:
+        yield from (name for name in _reads(inner) if name not in own)
+    yield from (value.name for value in graph.output if value.name not in own)
+
+
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names from outside that a node reads, through its subgraphs too."""
+    """Names that a node reads, through its subgraphs too."""
     yield from node.input
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
-            own = {value.name for value in graph.input} | {value.name for value in graph.initializer}
-            own |= {item.values.name for item in graph.sparse_initializer}
-            own |= {name for inner in graph.node for name in inner.output}
-            for inner in graph.node:
-                yield from (name for name in _reads(inner) if name not in own)
-            yield from (value.name for value in graph.output if value.name not in own)
+    for graph in subgraphs(node):
+        yield from captured(graph)

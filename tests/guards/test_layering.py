@@ -42,8 +42,8 @@ LAZY = (
     "torch",
     "torchvision",
 )
-EAGER = ("models_zoo/recipes/",)
-"""Where a lazy one may be imported at the top: scripts that nothing imports."""
+EAGER = ("models_zoo/recipes/", "onnxprune/bridge/")
+"""Where a lazy one may be imported at the top: scripts that nothing imports, and what to_torch imports when called."""
 
 Import = tuple[str, int, bool]
 """Module, line, whether it happens as the file itself is imported."""

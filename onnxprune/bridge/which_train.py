@@ -1,0 +1,220 @@
+"""Which weights train is decided by what reads them.
+
+A weight is followed through what only moves it (`Transpose`, `Reshape`, a cast, a lookup at fixed places) to the
+operators that compute with it. A kernel, a matrix, a scale or a shift of a layer trains. Constants of element-wise
+arithmetic are biases, masks, tables or settings, and look alike: they train where they have the form of a bias or of a
+position embedding and stand behind a layer, and otherwise not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxprune.errors import UserError
+from onnxprune.match import chosen_names
+from onnxprune.model import Model
+from onnxprune.tensors import Tensor
+
+_T = onnx.TensorProto
+_FLOATS = frozenset([_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE])
+_MS = "com.microsoft::"
+
+
+@dataclass(frozen=True)
+class Role:
+    """What becomes of one weight."""
+
+    name: str
+    trains: bool
+    why: str
+    statistic: bool = False
+    """A running statistic: moved by the forward pass in training mode, never by an optimiser."""
+
+
+_LAYERS: dict[str, dict[int, str]] = {
+    "Conv": {1: "kernel", 2: "bias"},
+    "ConvTranspose": {1: "kernel", 2: "bias"},
+    _MS + "FusedConv": {1: "kernel", 2: "bias"},
+    "DeformConv": {1: "kernel", 3: "bias"},
+    "Gemm": {0: "matrix", 1: "matrix", 2: "bias"},
+    _MS + "FusedGemm": {0: "matrix", 1: "matrix", 2: "bias"},
+    "MatMul": {0: "matrix", 1: "matrix"},
+    _MS + "FusedMatMul": {0: "matrix", 1: "matrix"},
+    "Einsum": {0: "matrix", 1: "matrix", 2: "matrix"},
+    "BatchNormalization": {1: "scale", 2: "shift"},
+    "InstanceNormalization": {1: "scale", 2: "shift"},
+    "GroupNormalization": {1: "scale", 2: "shift"},
+    "LayerNormalization": {1: "scale", 2: "shift"},
+    "RMSNormalization": {1: "scale"},
+    "SimplifiedLayerNormalization": {1: "scale"},
+    _MS + "SimplifiedLayerNormalization": {1: "scale"},
+    _MS + "SkipLayerNormalization": {2: "scale", 3: "shift", 4: "bias"},
+    _MS + "SkipSimplifiedLayerNormalization": {2: "scale", 3: "bias"},
+    _MS + "EmbedLayerNormalization": {2: "embedding", 3: "embedding", 4: "embedding", 5: "scale", 6: "shift"},
+    _MS + "BiasGelu": {1: "bias"},
+    _MS + "FastGelu": {1: "bias"},
+    _MS + "Attention": {1: "matrix", 2: "bias"},
+    _MS + "MultiHeadAttention": {3: "bias"},
+    "PRelu": {1: "slope"},
+    "LSTM": {1: "matrix", 2: "matrix", 3: "bias", 5: "first state", 6: "first state", 7: "peephole"},
+    "GRU": {1: "matrix", 2: "matrix", 3: "bias", 5: "first state"},
+    "RNN": {1: "matrix", 2: "matrix", 3: "bias", 5: "first state"},
+}
+"""By operator, the inputs that train and what they are."""
+_STATISTICS = {("BatchNormalization", 3), ("BatchNormalization", 4)}
+_MOVING = frozenset(
+    ["Transpose", "Reshape", "Identity", "Cast", "CastLike", "Unsqueeze", "Squeeze", "Flatten", "Expand", "Tile"]
+    + ["Slice", "Split", "QuantizeLinear", "DequantizeLinear", "Dropout", "Concat"]
+)
+_ARITHMETIC = frozenset(["Add", "Sub", "Mul", "Div", "Sum"])
+_QUANTISED = frozenset(["QuantizeLinear", "DequantizeLinear", _MS + "QuantizeLinear", _MS + "DequantizeLinear"])
+
+
+@dataclass(frozen=True)
+class _Use:
+    node: onnx.NodeProto
+    place: int
+    looked_up: bool
+    """On the way it was a table in which something was looked up at fixed places."""
+
+
+def roles(model: Model) -> list[Role]:
+    """Of every floating weight in the order of the file, whether it trains, and why."""
+    graph = _Uses(model)
+    return [_role(graph, weight) for weight in model.weights.values() if weight.dtype in _FLOATS]
+
+
+def decide(model: Model, train: Sequence[str] = (), freeze: Sequence[str] = ()) -> list[Role]:
+    """The roles, with what the patterns say otherwise; freezing beats training."""
+    found = {role.name: role for role in roles(model)}
+    names = list(found)
+    held = [name for name, weight in model.weights.items() if weight.dtype not in _FLOATS]
+    for pattern in train:
+        if pattern in held:
+            raise UserError(f"train: {pattern!r} holds no floating-point numbers, so it cannot train")
+    for name in chosen_names(names, train, "train"):
+        if not found[name].statistic:
+            found[name] = Role(name, True, "asked for (train)")
+    for name in chosen_names(names, freeze, "freeze"):
+        if not found[name].statistic:
+            found[name] = Role(name, False, "asked for (freeze)")
+    return list(found.values())
+
+
+class _Uses:
+    """Who reads what, and what stands behind a layer."""
+
+    def __init__(self, model: Model) -> None:
+        self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+        self.fixed: set[str] = set(model.weights)
+        """Values that depend on weights alone."""
+        self.learned: set[str] = set()
+        """Values that depend on a layer and on an input."""
+        self.outputs = {value.name for value in model.graph.output}
+        for node in model.graph.node:
+            names = [name for name in node.input if name]
+            for place, name in enumerate(node.input):
+                self.readers.setdefault(name, []).append((node, place))
+            if names and self.fixed.issuperset(names):
+                self.fixed.update(node.output)
+            elif self.learned.intersection(names) or self._is_layer(node):
+                self.learned.update(node.output)
+
+    def _is_layer(self, node: onnx.NodeProto) -> bool:
+        places = _LAYERS.get(_key(node), {0: "table"} if node.op_type == "Gather" else {})
+        return any(i < len(node.input) and node.input[i] in self.fixed for i in places)
+
+    def of(self, name: str) -> Iterator[_Use]:
+        """The operators that compute with it, behind those that only move it."""
+        todo, seen = [(name, False)], {name}
+        while todo:
+            at, looked_up = todo.pop()
+            for node, place in self.readers.get(at, []):
+                ahead = place == 0 and node.op_type in _MOVING
+                ahead |= node.op_type == "Concat" and self.fixed.issuperset(node.output)
+                ahead |= node.op_type in _ARITHMETIC and self.fixed.issuperset(node.output)
+                table = node.op_type == "Gather" and place == 0 and node.input[1] in self.fixed
+                if ahead or table:
+                    for out in filter(None, node.output):
+                        if out not in seen:
+                            seen.add(out)
+                            todo.append((out, looked_up or table))
+                else:
+                    yield _Use(node, place, looked_up)
+
+
+def _role(graph: _Uses, weight: Tensor) -> Role:
+    uses = list(graph.of(weight.name))
+    found = [_judge(graph, weight, use) for use in uses]
+    statistic = next((role for role in found if role.statistic), None)
+    if statistic is not None:
+        return statistic
+    trains = next((role for role in found if role.trains), None)
+    return trains or next(iter(found), Role(weight.name, False, "nothing computes with it"))
+
+
+def _judge(graph: _Uses, weight: Tensor, use: _Use) -> Role:
+    node, kind = use.node, _key(use.node)
+    where = f"{node.op_type} {node.name!r}"
+    if (kind, use.place) in _STATISTICS:
+        return Role(weight.name, False, f"running statistic of {where}", statistic=True)
+    role = _LAYERS.get(kind, {}).get(use.place)
+    if role is not None:
+        return Role(weight.name, True, f"{role} of {where}")
+    if kind == "Gather" and use.place == 0:
+        if _is_rotation(weight):
+            return Role(weight.name, False, f"looked up by {where}, a table of sines or cosines")
+        return Role(weight.name, True, f"embedding of {where}")
+    if kind in _ARITHMETIC:
+        return _judge_arithmetic(graph, weight, use, where)
+    if kind == "Concat" and int(np.prod(weight.shape)) > 1 and _behind_layer(graph, node):
+        return Role(weight.name, True, f"a token that {where} puts beside others")
+    if kind in _QUANTISED:
+        return Role(weight.name, False, f"scale of {where}: quantisation keeps its steps")
+    return Role(weight.name, False, f"setting of {where}")
+
+
+def _judge_arithmetic(graph: _Uses, weight: Tensor, use: _Use, where: str) -> Role:
+    if int(np.prod(weight.shape)) == 1:
+        return Role(weight.name, False, f"a single number of {where}")
+    if not _behind_layer(graph, use.node):
+        return Role(weight.name, False, f"prepares the input, before any layer ({where})")
+    if _is_mask(weight):
+        return Role(weight.name, False, f"hides positions ({where})")
+    if sum(size != 1 for size in weight.shape) == 1:
+        return Role(weight.name, True, f"{'scale' if use.node.op_type in ('Mul', 'Div') else 'bias'} in {where}")
+    if use.node.op_type in ("Add", "Sum") and (use.looked_up or (len(weight.shape) > 2 and weight.shape[0] == 1)):
+        if not use.looked_up and len(np.unique(weight.array())) == 2:
+            return Role(weight.name, False, f"hides positions ({where})")
+        return Role(weight.name, True, f"table added by {where}")
+    return Role(weight.name, False, f"a constant of {where}, shaped neither like a bias nor like an embedding")
+
+
+def _behind_layer(graph: _Uses, node: onnx.NodeProto) -> bool:
+    return bool(graph.learned.intersection(node.input))
+
+
+def _is_mask(weight: Tensor) -> bool:
+    array = np.asarray(weight.array(), np.float64)
+    return bool(array.size and (array.min() <= -1e4 or not np.isfinite(array).all()))
+
+
+def _is_rotation(weight: Tensor) -> bool:
+    """cos(0) is 1 and sin(0) is 0: position 0 is not rotated."""
+    if len(weight.shape) < 2 or not weight.shape[0]:
+        return False
+    first = np.asarray(weight.array()[0], np.float64)
+    return bool(np.all(first == 1) or np.all(first == 0)) and bool(np.abs(weight.array()).max() <= 1.001)
+
+
+def _key(node: onnx.NodeProto) -> str:
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def table(found: Sequence[Role]) -> Mapping[str, bool]:
+    """Whether each parameter trains; statistics and settings are no parameters."""
+    return {role.name: role.trains for role in found if role.trains or role.why == "asked for (freeze)"}
