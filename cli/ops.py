@@ -25,7 +25,13 @@ examples:
   onnxprune ops model.onnx
   onnxprune ops model.onnx --json                 for a pipeline that must know
 """
-_COLUMNS = (Column("Operator", name=True), Column("Nodes"), Column("Status"), Column("Channels frozen"), Column("Why"))
+_COLUMNS = (
+    Column("Operator", name=True),
+    Column("Nodes"),
+    Column("Status", name=True),
+    Column("Channels frozen"),
+    Column("Why", name=True),
+)
 
 
 def add(commands: Commands) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _DOING = {
     "kernels": "timing the kernels at a dozen widths",
     "whole": "timing the whole model",
 }
+_ADDED = re.compile(r"(_output_0)?(_nchwc)?(_token_\d+)?$")
+"""What exporters and onnxruntime put behind the name of a node; the operator stands beside it anyway."""
 MOST = 15
 """Kernels that are listed without -v."""
 
@@ -94,7 +97,7 @@ def _kernels(found: Profile, total: float, *, verbose: bool) -> list[Part]:
     columns += [Column("MACs"), Column("MACs/s")]
     rows = [
         [
-            kernel.name,
+            _ADDED.sub("", kernel.name) or kernel.name,
             kernel.op,
             milliseconds(kernel.microseconds / 1e3),
             percent(kernel.microseconds / total),
@@ -114,8 +117,8 @@ def _kernels(found: Profile, total: float, *, verbose: bool) -> list[Part]:
 def _groups(found: Profile) -> list[Part]:
     if not found.groups:
         return ["No channels of this model can be pruned."]
-    columns = [Column("Group", name=True), Column("Units"), Column("Block"), Column("Time/unit")]
-    columns += [Column("MACs/unit"), Column("Params/unit"), Column("Time/MACs")]
+    columns = [Column("Group", name=True), Column("Units"), Column("Block"), Column("Time")]
+    columns += [Column("MACs"), Column("Params"), Column("Time/MACs")]
     spent = sum(kernel.microseconds for kernel in found.kernels)
     work = sum(kernel.macs for kernel in found.kernels) or 1
     rows = []
@@ -132,5 +135,5 @@ def _groups(found: Profile) -> list[Part]:
                 f"{relative:.2f}x" if relative else "",
             ]
         )
-    note = "Time/MACs: how much more time than the model's average a channel takes for its work."
-    return [Grid(columns, rows), "", note]
+    what = "Time, MACs and parameters are those of one unit; Time/MACs tells how much more time than the model's"
+    return [Grid(columns, rows), "", f"{what} average it takes for its work."]

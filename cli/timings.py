@@ -53,7 +53,18 @@ def _setting(found: Measured, advice: str) -> list[Part]:
             f"The machine was too noisy to tell whether {_listed(unsure)} faster or slower than {first.name}: measure "
             f"longer ({advice}), with nothing else running."
         )
+    drifted = [row.name for row in others if _drifted(first, row)]
+    if drifted:
+        said.append(
+            f"The machine's speed changed on the way, so that the medians do not fit the speed-up of "
+            f"{', '.join(drifted)}: the speed-up, which compares within each round, is what counts."
+        )
     return [*shown, *([""] if said else []), *said]
+
+
+def _drifted(first: BenchRow, row: BenchRow) -> bool:
+    """Whether the quotient of the medians lies outside of what the rounds say."""
+    return not row.speedup_low <= first.median_ms / row.median_ms <= row.speedup_high
 
 
 def _times(found: Measured) -> Grid:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.coupling import Group
+from onnxprune.kinds import is_number
 from onnxprune.measured import Machine, remembered
 from onnxprune.model import Model
 from onnxprune.rounds import time_rounds
@@ -40,6 +41,8 @@ PAYS = 0.9
 """A narrower layer pays where it takes less than this part of the time."""
 SIDE, TOKENS = 14, 128
 """Of the images and sequences that the layers are timed on."""
+LONG = 86400.0
+"""Seconds: no small layer takes a day."""
 LAYERS = 4
 PASSES = 3
 RUNS = 5
@@ -156,7 +159,7 @@ def curve(layer: str, kind: str, threads: int, provider: str) -> dict[int, float
 
 def _valid(value: Any) -> bool:
     return set(value) == set(LAYER_KINDS) and all(
-        [int(width) for width, _ in rows] == list(WIDTHS) and all(0 < float(time) < math.inf for _, time in rows)
+        [width for width, _ in rows] == list(WIDTHS) and all(is_number(time) and 0 < time < LONG for _, time in rows)
         for rows in value.values()
     )
 

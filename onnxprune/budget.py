@@ -165,7 +165,7 @@ def length_within(
         def measure(length: int) -> float:
             return clock(order.plan(length)) if any(order.counts(length).values()) else 1.0
 
-        fast = _fast_enough(order, length, measure, limit, latency, meter)
+        fast = _fast_enough(order, length, measure, limit, latency, meter, original_ms)
         if fast > length:
             length, bound = fast, "latency"
     return length, bound
@@ -240,7 +240,8 @@ def _shortest(order: Order, meter: Meter, target: Target, original: float) -> in
         least = _amount(meter.usage(order.counts(high)), target)
         raise Unreachable(
             f"target {target.text!r} cannot be reached: the lowest {target.kind} is {least / original:.3f} of the "
-            f"original{_holders(order, meter, target, least)}; lower min_keep or round_to, or take the target back"
+            f"original{target.also(least)}{_holders(order, meter, target, least)}; lower min_keep or round_to, or take "
+            "the target back"
         )
     while high - low > 1:
         middle = (low + high) // 2
@@ -258,7 +259,13 @@ def _holders(order: Order, meter: Meter, target: Target, least: float) -> str:
 
 
 def _fast_enough(
-    order: Order, start: int, measure: Callable[[int], float], limit: float, target: Target, meter: Meter
+    order: Order,
+    start: int,
+    measure: Callable[[int], float],
+    limit: float,
+    target: Target,
+    meter: Meter,
+    original_ms: float,
 ) -> int:
     """The shortest prefix found whose model is fast enough. Time is noisy, not monotone: what is kept was measured.
 
@@ -275,7 +282,8 @@ def _fast_enough(
         least = _amount(meter.usage(order.counts(order.size)), work)
         raise UserError(
             f"target {target.text!r} cannot be reached: cut as far as min_keep allows, the model takes {fast:.2f} of "
-            f"the original's time{_holders(order, meter, work, least)}; lower min_keep, or take the target back"
+            f"the original's time{target.also(fast * original_ms)}{_holders(order, meter, work, least)}; lower "
+            "min_keep, or take the target back"
         )
     low, held = order.edge(start, order.size), [(order.edge(order.size, start), fast)]
     for _ in range(CHANCES):

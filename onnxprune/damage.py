@@ -3,8 +3,9 @@
 The criterion ranks the units of a group; a measured curve says what the first k of that ranking cost together. The k-th
 unit gets what the curve rises by between k - 1 and k:
 
-    damage  |            ·            measured at k = 4, 8, 12; 0 at 0; straight in between; as steep at the end as
-            |        ·                before it
+    damage  |              o          measured at k = 4, 8, 12 (·); 0 at 0; straight in between; beyond, all is lost
+            |            ·            with the last unit (o), unless it is as steep already: what nobody measured is
+            |        ·                not taken for harmless
             |    ·
             +----------------- k
 
@@ -74,18 +75,31 @@ def damage(found: Sensitivity, figures: Evaluation) -> float:
 
 
 def ranked(found: Sensitivity) -> list[Curve]:
-    """The most sensitive group first: the one that would cost most as a whole, wherever it was measured."""
-    return sorted(found.curves, key=lambda curve: -rises(found, curve).sum())
+    """The most sensitive group first: the one that costs most for each of its units, as far as it was measured."""
+    return sorted(found.curves, key=lambda curve: -curve.units * float(_measured(found, curve).mean()))
 
 
 def rises(found: Sensitivity, curve: Curve) -> Rises:
     """What each unit costs, in the order in which they go."""
+    known = _measured(found, curve)
+    beyond = curve.units - len(known)
+    if not beyond:
+        return known
+    steep = max(float(known[-1]), (_worst(found) - float(known.sum())) / beyond)
+    return np.concatenate([known, np.full(beyond, steep)])
+
+
+def _measured(found: Sensitivity, curve: Curve) -> Rises:
+    """The rises up to the last point."""
     knots = {0: 0.0} | {point.removed: damage(found, point.figures) for point in curve.points}
     ks = np.array(sorted(knots))
     widths = np.diff(ks)
-    slopes = _convex(np.diff([knots[k] for k in ks.tolist()]) / widths, widths)
-    widths[-1] += curve.units - ks[-1]
-    return np.repeat(slopes, widths)
+    return np.repeat(_convex(np.diff([knots[k] for k in ks.tolist()]) / widths, widths), widths)
+
+
+def _worst(found: Sensitivity) -> float:
+    """What it counts as if nothing is left of the model: no hit, no agreement, a distance as large as the outputs."""
+    return (found.baseline.top1 or 0.0) if found.measure == "accuracy" else 1.0
 
 
 def _convex(slopes: Rises, widths: NDArray[np.int64]) -> Rises:

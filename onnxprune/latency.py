@@ -42,6 +42,11 @@ PROBES = 12
 LEVELS = (1.0, 0.75, 0.5, 0.25)
 """Parts of its units that a group may keep in a probe."""
 
+LONG = 3.6e9
+"""Microseconds: no run takes an hour."""
+FAR = 10.0
+"""How many times more or less a fit may say than was measured."""
+
 Progress = Callable[[float], None]
 Key = tuple[str, str | None, str | None, int]
 """What tells a kernel from others: operator, what it reads and makes, and how many such came before it."""
@@ -168,10 +173,15 @@ def _valid(value: Any) -> bool:
     names = [name for kernel in listed for name in (kernel.name, kernel.op)] + [term.name for term in terms]
     tensors = [name for kernel in listed for name in (kernel.reads, kernel.makes)]
     tensors += [name for term in terms for name in (term.u, term.v)]
+    whole = sum(float(kernel.microseconds) for kernel in listed)
+    # at full width all ratios are 1: the fit adds up to about what was measured, or it is of something else
+    fit = sum(float(x) for term in terms for x in term.coefficients)
     return (
         len(terms) == len(listed)
         and all(is_number(x) and 0 <= float(x) < math.inf for x in numbers)
         and all(len(term.coefficients) == 4 for term in terms)
+        and 0 < whole <= LONG
+        and whole / FAR < fit < whole * FAR
         and all(isinstance(name, str) for name in names)
         and all(name is None or isinstance(name, str) for name in tensors)
     )

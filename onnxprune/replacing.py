@@ -3,14 +3,20 @@
     m.onnx, m.onnx.data      the old ones, untouched while the new ones are written beside them
     .m.onnx.1f3a.tmp ...     renamed when all of them are complete; gone after any exception
 
-What is seen from outside changes only in the renames, and until the last of these the first can be taken back.
+What is seen from outside changes only in the renames, and until the last of these the first can be taken back. A
+process that is killed outright leaves its temporary files behind; they are locked as long as whoever writes them lives,
+so the next one that writes the same file removes those that nobody holds. Second names of the old files (`.old`) are
+never removed by anybody else: they may be all that is left.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +26,10 @@ from onnxprune.errors import UserError
 
 _LONGEST = 255 - len("..12345678.tmp")
 """Bytes of a name that are kept in the temporary one: file systems end at 255."""
+
+
+_FRESH = 60.0
+"""Seconds for which nobody else touches a temporary file."""
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -53,7 +63,10 @@ def replacing(targets: Sequence[Path]) -> Iterator[list[BinaryIO]]:
     files: list[BinaryIO] = []
     renaming = False
     try:
-        files.extend(temp.open("xb") for temp in temps)
+        for target, temp in zip(targets, temps, strict=True):
+            _remove_abandoned(target)
+            files.append(temp.open("xb"))
+            _lock(files[-1])
         yield files
         for file in files:
             file.close()
@@ -99,8 +112,37 @@ def _is_file(path: Path) -> bool | None:
 
 
 def _beside(path: Path, token: str, suffix: str) -> Path:
-    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST])
-    return path.with_name(f".{name}.{token}.{suffix}")
+    return path.with_name(f".{_kept(path)}.{token}.{suffix}")
+
+
+def _kept(path: Path) -> str:
+    """As much of the name as has room."""
+    return os.fsdecode(os.fsencode(path.name)[:_LONGEST])
+
+
+def _remove_abandoned(target: Path) -> None:
+    """What writers of this file left that were killed."""
+    pattern = re.compile(rf"\.{re.escape(_kept(target))}\.[0-9a-f]{{8}}\.tmp")
+    with suppress(OSError):
+        for path in target.parent.iterdir():
+            # between its creation and its lock a file looks abandoned
+            if pattern.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _FRESH:
+                with suppress(OSError), path.open("rb") as file:
+                    if _lock(file):
+                        path.unlink()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Whether nobody else holds it; where there are no such locks, what is open cannot be removed anyway."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system without locks
+        return False
+    return True
 
 
 def _second_name(target: Path, backup: Path) -> None:

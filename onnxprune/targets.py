@@ -46,6 +46,14 @@ class Target:
     text: str
     """As the user wrote it."""
 
+    def also(self, amount: float) -> str:
+        """`, 4.2MB`: an amount in the user's unit, to follow a fraction; nothing where a fraction was asked for."""
+        if not self.absolute:
+            return ""
+        # of several that the text ends in (s, ms), the longest is meant
+        unit = max((name for name in UNITS[self.kind] if self.text.rstrip().endswith(name)), key=len)
+        return f", {amount / UNITS[self.kind][unit]:.4g}{unit}"
+
     def limit(self, original: float) -> float:
         """The amount that must not be exceeded."""
         return self.value if self.absolute else self.value * original

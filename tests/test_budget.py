@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -90,6 +91,12 @@ def test_what_cannot_be_reached_says_how_low_it_goes_and_who_holds_it(given) -> 
     _, coupling, scores, meter = given
     with pytest.raises(UserError, match=r"the lowest macs is 0\.\d+ of the original \(held most by "):
         select_within(order_of(coupling, scores), ["macs=0.001"], meter)
+    least = meter.usage((left := order_of(coupling, scores)).counts(left.size))
+    for target, amount in (("macs=0.001M", f"{least.macs / 1e6:.4g}M"), ("bytes=8B", f"{least.bytes:.4g}B")):
+        with pytest.raises(UserError, match=rf"is 0\.\d+ of the original, {re.escape(amount)} \(held most by "):
+            select_within(order_of(coupling, scores), [target], meter)
+    with pytest.raises(UserError, match=r"takes 0\.90 of the original's time, 36ms \(held most by "):
+        select_within(order_of(coupling, scores), ["latency=9ms"], meter, clock=lambda plan: 0.9, original_ms=40.0)
     with pytest.raises(UserError, match=r"takes 0\.90 of the original's time"):
         select_within(order_of(coupling, scores), ["latency=0.5"], meter, clock=lambda plan: 0.9)
 

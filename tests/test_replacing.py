@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,3 +50,47 @@ def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
 def test_text_of_any_name(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "é \ud800\n")
     assert (tmp_path / "a").read_bytes() == "é \\ud800\n".encode()
+
+
+WRITER = """
+import sys, time
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from onnxprune.replacing import replacing
+with replacing([Path("m.onnx"), Path("m.onnx.data")]) as files:
+    files[0].write(b"half")
+    files[0].flush()
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+def touch(folder: Path, when: float) -> None:
+    for path in folder.iterdir():
+        os.utime(path, (when, when))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="what is open cannot be removed there")
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER], cwd=tmp_path, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"begun\n"
+        touch(tmp_path, 0)
+        write_text(tmp_path / "m.onnx", "another")
+        assert len(list(tmp_path.iterdir())) == 3, "those of a writer that lives are left alone"
+        writer.kill()
+    (tmp_path / ".m.onnx.0123abcd.old").write_text("perhaps all that is left")
+    (tmp_path / ".other.onnx.0123abcd.tmp").write_text("of another file")
+    touch(tmp_path, time.time())
+    write_text(tmp_path / "m.onnx", "again")
+    assert len(list(tmp_path.iterdir())) == 5, "what is young may be about to be locked"
+    touch(tmp_path, 0)
+    with replacing([tmp_path / "m.onnx", tmp_path / "m.onnx.data"]) as files:
+        files[0].write(b"new")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("m.onnx", "m.onnx.data", ".m.onnx.0123abcd.old", ".other.onnx.0123abcd.tmp")
+    }
+    assert (tmp_path / "m.onnx").read_text() == "new"

@@ -323,12 +323,21 @@ def scores_of(**by_group: list[float]) -> Scores:
     [
         (4, {2: 0.2, 4: 0.8}, [0.1, 0.1, 0.3, 0.3]),
         (6, {2: 0.2, 4: 0.8}, [0.1, 0.1, 0.3, 0.3, 0.3, 0.3]),
-        (6, {2: 0.1, 4: 0.1, 5: 0.5}, [0.025, 0.025, 0.025, 0.025, 0.4, 0.4]),
+        (6, {2: 0.1, 4: 0.1, 5: 0.5}, [0.025, 0.025, 0.025, 0.025, 0.4, 0.5]),
         (4, {1: 0.9, 2: 0.9, 3: 0.9}, [0.3, 0.3, 0.3, 0.3]),
-        (4, {1: 0.1, 2: 0.6, 3: 0.5}, [0.1, 0.2, 0.2, 0.2]),
-        (3, {1: 0.0}, [0, 0, 0]),
+        (4, {1: 0.1, 2: 0.6, 3: 0.5}, [0.1, 0.2, 0.2, 0.5]),
+        (3, {1: 0.0}, [0, 0.5, 0.5]),
+        (4, {2: 3.0}, [1.5, 1.5, 1.5, 1.5]),
     ],
-    ids=["measured-to-the-end", "as-steep-beyond", "flat-in-between", "all-at-once", "falling", "nothing"],
+    ids=[
+        "measured-to-the-end",
+        "as-steep-beyond",
+        "flat-in-between",
+        "all-at-once",
+        "falling",
+        "nothing",
+        "worse",
+    ],
 )
 def test_each_unit_costs_what_the_curve_rises_by(units: int, knots: dict[int, float], expected: list[float]) -> None:
     curve = measured(units, knots)
@@ -337,10 +346,10 @@ def test_each_unit_costs_what_the_curve_rises_by(units: int, knots: dict[int, fl
 
 def test_the_ranking_within_a_group_stays() -> None:
     own = [3.0, 1.0, 2.0, 1.0, 5.0, 0.5]
-    new = rescored(scores_of(g=own), found_of(measured(6, {2: 0.2, 4: 0.2}))).by_group["g"]
+    new = rescored(scores_of(g=own), found_of(measured(6, {2: 0.2, 6: 0.2}))).by_group["g"]
     order = np.argsort(own, kind="stable")
     assert np.argsort(new, kind="stable").tolist() == order.tolist() == [5, 1, 3, 2, 0, 4]
-    assert new[order] == pytest.approx([0.05] * 6)
+    assert new[order] == pytest.approx([0.2 / 6] * 6)
     assert (np.diff(new[order]) > 0).all(), "equal rises must not be put in another order"
 
 
@@ -353,8 +362,8 @@ def test_between_groups_damage_decides() -> None:
     found = found_of(*curves)
     new = rescored(scores_of(a=[4, 3, 2, 1], b=[10, 20], c=[2, 1, 1, 1], d=[1, 1, 1]), found)
     assert new.by_group["a"] == pytest.approx([0.3, 0.3, 0.1, 0.1])
-    assert new.by_group["b"] == pytest.approx([0.25, 0.25])
-    assert new.by_group["c"] == pytest.approx([0.3, 0.25, 0.25, 0.3]), "the median of the others at each quarter"
+    assert new.by_group["b"] == pytest.approx([0.25, 0.75])
+    assert new.by_group["c"] == pytest.approx([0.75, 0.25, 0.25, 0.75]), "the median of the others at each quarter"
     assert new.criterion == "l1"
 
 
@@ -368,6 +377,15 @@ def test_accuracy_counts_and_distance_breaks_ties() -> None:
     assert [damage(found, point.figures) for point in points] == pytest.approx([TIE / 2, TIE, 0.2 + TIE])
     agreeing = found_of(measured(4, {2: 0.75}, figure="agreement"))
     assert damage(agreeing, agreeing.curves[0].points[0].figures) == pytest.approx(0.25 + TIE)
+
+
+def test_beyond_what_was_measured_all_is_lost_with_the_last_unit() -> None:
+    for figure, harmless, top1, whole in (("top1", 0.8, 0.8, 0.8), ("agreement", 1.0, None, 1.0)):
+        curve = measured(8, {4: harmless}, figure=figure)
+        found = rises(found_of(curve, top1=top1), curve)
+        assert found[:4] == pytest.approx([TIE / 4] * 4), "as far as it was measured, it costs nothing"
+        assert found.sum() == pytest.approx(whole)
+        assert (np.diff(found) >= 0).all()
 
 
 def test_the_most_sensitive_first() -> None:
