@@ -17,7 +17,21 @@ import os
 import sys
 from collections.abc import Sequence
 
-from onnxprune.cli import analyze, apply, bench, completion, doctor, ops, profile, prune, run, sensitivity, verify
+from onnxprune.cli import (
+    analyze,
+    apply,
+    bench,
+    completion,
+    doctor,
+    fold,
+    ops,
+    profile,
+    prune,
+    run,
+    sensitivity,
+    unfold,
+    verify,
+)
 from onnxprune.cli.arguments import RATIO, Parser, unknown
 from onnxprune.cli.ending import code_of, keep_standard_streams, orderly
 from onnxprune.cli.talk import Unheard, say, stdout
@@ -27,6 +41,7 @@ from onnxprune.version import __version__
 GROUPS = (
     ("what is in a model", (analyze, ops)),
     ("making it smaller", (prune, apply, verify, run)),
+    ("training", (unfold, fold)),
     ("measuring", (bench, profile, sensitivity)),
     ("this installation", (doctor, completion)),
 )

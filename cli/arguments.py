@@ -105,14 +105,14 @@ def add_model(parser: Parser) -> None:
     )
 
 
-def add_output(parser: Parser) -> None:
+def add_output(parser: Parser, suffix: str = "pruned") -> None:
     """Where the result goes."""
     parser.add_argument(
         "-o",
         "--output",
         metavar="OUT",
         type=file_name,
-        help="file to write (default: NAME-pruned.onnx in the current folder)",
+        help=f"file to write (default: NAME-{suffix}.onnx in the current folder)",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from argparse import ArgumentTypeError, Namespace
 from dataclasses import replace
+from typing import Any
 
 from onnxprune.cli.arguments import Parser, file_name, positive
 from onnxprune.data import Dataset, Request, reopened
@@ -34,6 +35,11 @@ def add(parser: Parser) -> None:
         "(default: none, but for the network shipped, which has its own)",
     )
     group.add_argument("--limit", metavar="N", type=positive, help="use so many samples at most")
+    _add_reading(group)
+
+
+def _add_reading(group: Any) -> None:
+    """How batches are made, and how images become what the model takes."""
     group.add_argument(
         "--batch", metavar="N", type=positive, default=32, help="samples per run, where the model leaves that open"
     )
@@ -62,12 +68,39 @@ def add_calibration(parser: Parser) -> None:
     )
 
 
+def add_samples(parser: Parser) -> None:
+    """The arguments of a command that looks at unlabelled samples and at nothing else."""
+    group = parser.add_argument_group("samples, which need no labels (see docs/data.md)")
+    group.add_argument(
+        "--calib",
+        metavar="DATA",
+        type=file_name,
+        help="a folder or .zip of images, .npy, .npz or a folder of those, module:function, or random:N; none: noise "
+        "as smooth as photographs",
+    )
+    group.add_argument(
+        "--calib-samples", metavar="N", type=positive, default=512, help="use so many at most (default: 512)"
+    )
+    _add_reading(group)
+
+
+def samples(args: Namespace) -> Request:
+    """What they ask for."""
+    if args.calib is None:
+        raise UserError("name the data: --calib photos/, x.npz, module:function or random:64")
+    return _calibration(args, args.calib)
+
+
 def calibration(args: Namespace, *, embedded: bool) -> Request | None:
     """What to calibrate on. The network that is shipped has data for criteria that ask some."""
     spec = args.calib or (SEEN if embedded and args.criterion in ("auto", *DATA_CRITERIA) else None)
+    return _calibration(args, spec) if spec else None
+
+
+def _calibration(args: Namespace, spec: str) -> Request:
     if spec == "none":
         return Request(f"synthetic:{min(args.calib_samples, WITHOUT_DATA)}", batch=args.batch)
-    return Request(spec, _preprocess(args), args.calib_samples, args.batch) if spec else None
+    return Request(spec, _preprocess(args), args.calib_samples, args.batch)
 
 
 def asked(args: Namespace, *, embedded: bool) -> Request:

@@ -29,6 +29,7 @@ from onnxprune.damage import rescored
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import UserError, VerificationError
 from onnxprune.evaluate import Evaluation, Reference, evaluate
+from onnxprune.fold import fold
 from onnxprune.model import Model
 from onnxprune.normalize import normalize, restore
 from onnxprune.pipeline import Observer, PassManager, State
@@ -43,6 +44,7 @@ from onnxprune.scores import score
 from onnxprune.select import select
 from onnxprune.sensitivity import sensitivity
 from onnxprune.stages import Measure, Pipeline, Stage
+from onnxprune.unfold import unfold
 from onnxprune.verify import Verification, verify
 from onnxprune.version import __version__
 
@@ -76,6 +78,7 @@ __all__ = [
     "cost",
     "criterion",
     "evaluate",
+    "fold",
     "from_torch",
     "load",
     "load_plan",
@@ -92,6 +95,7 @@ __all__ = [
     "select",
     "sensitivity",
     "to_torch",
+    "unfold",
     "verify",
 ]
 

@@ -10,11 +10,11 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.attributes import attribute
-from onnxprune.consumers import Consumers
 from onnxprune.tensors import Tensor
 
 Floats = NDArray[np.float64]
 EPSILON = 1e-5
+_FLOAT = onnx.TensorProto.FLOAT
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,15 +39,15 @@ class BatchNorm:
         return factor, shift - factor * mean
 
 
-def batch_norm(node: onnx.NodeProto, uses: Consumers) -> BatchNorm | None:
-    """The node, where it is one that does not train and its four vectors are float32 weights that nothing else uses."""
+def batch_norm(node: onnx.NodeProto, weights: Mapping[str, Tensor]) -> BatchNorm | None:
+    """The node, where it is one that does not train and its four vectors are float32 weights."""
     if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or len(node.input) != 5:
         return None
     if attribute(node, "training_mode", 0) or len([name for name in node.output if name]) > 1:
         return None
-    vectors = [uses.own(name) for name in node.input[1:]]
-    shapes = {each.shape if each is not None else () for each in vectors}
-    fits = len(shapes) == 1 and len(shapes.pop()) == 1
+    vectors = [weights.get(name) for name in node.input[1:]]
+    shapes = {each.shape if each is not None and each.dtype == _FLOAT else () for each in vectors}
+    if len(shapes) > 1 or len(shapes.pop()) != 1:
+        return None
     x, scale, shift, mean, variance = node.input
-    epsilon = attribute(node, "epsilon", EPSILON)
-    return BatchNorm(node, x, node.output[0], scale, shift, mean, variance, epsilon) if fits else None
+    return BatchNorm(node, x, node.output[0], scale, shift, mean, variance, attribute(node, "epsilon", EPSILON))

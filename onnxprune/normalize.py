@@ -1,8 +1,8 @@
 """Afterwards every weight is an initializer with one meaning, and every node has a name of its own.
 
 What computes stays what it was: functions are inlined, `Constant` nodes become initializers, arithmetic on small
-constants is done (see `fold`), and small constants that an exporter merged because they happened to be equal are taken
-apart again, one per use:
+constants is done (see `constants`), and small constants that an exporter merged because they happened to be equal are
+taken apart again, one per use:
 
     bias -> conv1 (input 2)              bias                 -> conv1
     bias -> conv2 (input 2)     =>       bias::conv2:2        -> conv2     (`merge_clones` joins equal ones again)
@@ -21,8 +21,8 @@ import numpy as np
 import onnx
 
 from onnxprune.blocks import tabulate
+from onnxprune.constants import fold_constants
 from onnxprune.errors import UserError
-from onnxprune.fold import fold_constants
 from onnxprune.model import Model, expect_model
 from onnxprune.order import sort_nodes
 from onnxprune.tensors import Tensor, same

@@ -114,8 +114,12 @@ def _sites(original: Model, pruned: Model) -> list[_Site]:
     uses = Consumers(pruned)
     there = {name for node in original.graph.node for name in node.output}
     place = {name: index for index, node in enumerate(pruned.graph.node) for name in node.output}
-    norms = [(index, batch_norm(node, uses)) for index, node in enumerate(pruned.graph.node)]
-    found = [_Site(norm, index, index) for index, norm in norms if norm is not None and norm.x in there]
+    norms = [(index, batch_norm(node, pruned.weights)) for index, node in enumerate(pruned.graph.node)]
+    found = [
+        _Site(norm, index, index)
+        for index, norm in norms
+        if norm is not None and norm.x in there and uses.own(norm.mean) and uses.own(norm.variance)
+    ]
     plain = (layer for layer in layers(pruned) if layer.norm is None and layer.y in there)
     found += [_Site(layer, place[layer.node.output[0]], place[layer.y] + 1) for layer in plain]
     return sorted(found, key=lambda site: site.at)

@@ -14,6 +14,7 @@ from onnxprune.passes.score import Score
 from onnxprune.passes.select import Select
 from onnxprune.passes.spare import Spare
 from onnxprune.passes.steps import Steps
+from onnxprune.passes.unfold import Fold, Unfold
 from onnxprune.passes.verify import Verify
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Bench",
     "Choose",
     "Compensate",
+    "Fold",
     "LoadPlan",
     "Normalize",
     "Prune",
@@ -31,6 +33,7 @@ __all__ = [
     "Select",
     "Spare",
     "Steps",
+    "Unfold",
     "Verify",
     "passes_by_name",
     "read_pipeline",
