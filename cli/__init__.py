@@ -113,6 +113,7 @@ def _run(argv: Sequence[str] | None) -> int:
         raise UserError(f"name a command: {', '.join(names)} or {last} (see 'onnxprune --help')")
     if rest:
         raise UserError(unknown(top, args.command, rest[0]))
+    args.typed = list(sys.argv[1:] if argv is None else argv)
     code: int = args.run(args)
     return code
 

@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import template
-from onnxprune.cli import inventory, overview, source, why
+from onnxprune.cli import inventory, overview, reporting, source, why
 from onnxprune.cli.arguments import Commands, add_analysis, add_dims, add_model, command, file_name, finished
 from onnxprune.cli.dot import dot
 from onnxprune.cli.files import distinct
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.talk import Talk
+from onnxprune.errors import UserError
 from onnxprune.passes import Analyze, Normalize
 from onnxprune.pipeline import Pass, PassManager
 from onnxprune.replacing import check_writable, write_text
+from onnxprune.report import check as check_report
 from onnxprune.store import check_apart
 
 _EXAMPLES = """\
 examples:
   onnxprune analyze model.onnx
+  onnxprune analyze model.onnx --html model.html  all of it as a page, with drawings
   onnxprune analyze model.onnx --why conv1 conv2  why the two are cut together
   onnxprune analyze model.onnx --template p.toml  for `prune --config p.toml`
 """
@@ -48,6 +51,15 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--template", metavar="FILE", type=file_name, help="write a TOML file with every option and every group"
     )
+    parser.add_argument(
+        "--html", metavar="FILE", type=file_name, help="write a page with drawings and charts; times one run for it"
+    )
+    parser.add_argument(
+        "--sensitivity",
+        metavar="FILE",
+        type=file_name,
+        help="show on that page what `onnxprune sensitivity` measured",
+    )
     add_analysis(parser)
     add_dims(parser)
     finished(parser, run)
@@ -57,8 +69,13 @@ def run(args: Namespace) -> int:
     """The command."""
     talk = Talk.of(args)
     path = Path(args.model) if args.model else source.default_path()
-    files = [Path(name) for name in (args.dot, args.template) if name]
+    files = [Path(name) for name in (args.dot, args.template, args.html) if name]
     distinct([path, *files])
+    if args.html:
+        check_report()
+        reporting.sensitivity(args)
+    elif args.sensitivity:
+        raise UserError("--sensitivity is shown on the page that --html writes; name one")
     for file in files:
         check_writable(file)
     with Activity(talk) as activity:
@@ -81,6 +98,12 @@ def run(args: Namespace) -> int:
             write_text(Path(args.template), template.write(coupling))
         if args.dot:
             write_text(Path(args.dot), dot(model, coupling))
+        notes: list[str] = []
+        if args.html:
+            activity.step("timing and drawing")
+            notes = reporting.write_analysis(Path(args.html), args, model, coupling, given.dims)
+    for note in notes:
+        talk.note(f"note: {note}")
     for file in files:
         talk.note(f"wrote {file}")
     talk.result({"command": "analyze", **document}, parts, wrote=files)

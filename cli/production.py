@@ -94,26 +94,36 @@ class Job:
     """A file to write the plan to."""
     embedded: bool
     """The model is the one that is shipped, whose accuracy can be measured."""
+    also: tuple[Path, ...] = ()
+    """What else will be written, by others."""
 
 
-def job(args: Namespace, *, plan: str | None = None, given: Sequence[Path] = ()) -> Job:
+def job(args: Namespace, *, plan: str | None = None, given: Sequence[Path] = (), also: Sequence[Path] = ()) -> Job:
     """The files, checked: none may be written over another, but the model may be replaced by its pruned self."""
     path = Path(args.model) if args.model else default_path()
     output = Path(args.output) if args.output else Path(f"{path.stem}-pruned.onnx")
     written = Path(plan) if plan else None
     check_writable(output)
-    if written is not None:
-        check_writable(written)
-        distinct([path, written])
-    others = [*given, *([written] if written is not None else [])]
+    beside = [*([written] if written is not None else []), *also]
+    for file in beside:
+        check_writable(file)
+    distinct([path, *beside])
+    others = [*given, *beside]
     distinct([output, *others])
     for file in others:
         if file.resolve() == data_file(output).resolve():
             raise UserError(f"{str(file)!r} is where the weights of {str(output)!r} would go; choose another name")
-    return Job(path, output, written, embedded=not args.model)
+    return Job(path, output, written, embedded=not args.model, also=tuple(also))
 
 
-def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk, measured: Measured | None = None) -> Outcome:
+def produce(
+    job: Job,
+    makers: Sequence[Pass],
+    args: Namespace,
+    talk: Talk,
+    measured: Measured | None = None,
+    watching: Sequence[Observer] = (),
+) -> Outcome:
     """Run the whole pipeline, `makers` being the passes that lead to the plan."""
     timings, skipped, notes = Timings(), Skipped(), Notes()
     with Activity(talk) as activity:
@@ -121,7 +131,8 @@ def produce(job: Job, makers: Sequence[Pass], args: Namespace, talk: Talk, measu
         source = opened(job.model, args.dim)
         calib = measured.calib if measured is not None else None
         check_target(source.model, job.output)
-        observers: list[Observer] = [Narrator(activity, talk), timings, skipped, notes]
+        observers: list[Observer] = [Narrator(activity, talk), timings, skipped, notes, *watching]
+        check_apart(source.model, job.also)
         with ExitStack() as pending:
             if job.plan is not None:
                 check_apart(source.model, [job.plan])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
-from onnxprune.cli import before_after, data_arguments, outcome, settings
+from onnxprune.cli import before_after, data_arguments, outcome, reporting, settings
 from onnxprune.cli.arguments import (
     Commands,
     add_analysis,
@@ -18,14 +19,17 @@ from onnxprune.cli.arguments import (
     finished,
 )
 from onnxprune.cli.production import job, produce
+from onnxprune.cli.progress import Activity
 from onnxprune.cli.talk import Talk
 from onnxprune.passes import Analyze
+from onnxprune.report import check as check_report
 
 _EXAMPLES = """\
 examples:
   onnxprune prune --ratio 0.3 --criterion fpgm    on the small network shipped
   onnxprune prune model.onnx -o small.onnx --ratio 0.5 --round-to 16
   onnxprune prune model.onnx --target latency=0.5 --normalize latency
+  onnxprune prune model.onnx --ratio 0.4 --report small.html
   onnxprune prune model.onnx --max-drop 0.01 --data photos/ --size 224
 """
 
@@ -53,6 +57,9 @@ def add(commands: Commands) -> None:
         type=file_name,
         help="also write what was cut, for `onnxprune apply` and `verify`",
     )
+    parser.add_argument(
+        "--report", metavar="FILE", type=file_name, help="also write a page with drawings and charts of what was done"
+    )
     add_checks(parser)
     add_dims(parser)
     add_threads(parser)
@@ -63,11 +70,22 @@ def run(args: Namespace) -> int:
     """The command."""
     talk = Talk.of(args)
     chosen = settings.decided(args)
-    todo = job(args, plan=args.plan)
+    report = Path(args.report) if args.report else None
+    if report is not None:
+        check_report()
+    todo = job(args, plan=args.plan, also=[report] if report else [])
     if todo.embedded:
         talk.note("no model named: pruning the digits network that is shipped")
     analyze = Analyze(args.allow_inexact, args.attention)
-    found = produce(todo, [analyze, *chosen.makers(args.verify, args.threads, talk.note)], args, talk, chosen)
+    seen = reporting.Witness()
+    makers = [analyze, *chosen.makers(args.verify, args.threads, talk.note)]
+    found = produce(todo, makers, args, talk, chosen, watching=[seen])
+    if report is not None:
+        with Activity(talk) as activity:
+            notes = reporting.write_report(report, args, seen, found, activity)
+        for note in notes:
+            talk.note(f"note: {note}")
+        talk.note(f"wrote {report}")
     parts = before_after.parts(found, verbose=talk.verbose)
-    talk.result({"command": "prune", **outcome.document(found)}, parts, wrote=found.files)
+    talk.result({"command": "prune", **outcome.document(found), "report": report}, parts, wrote=found.files)
     return 0

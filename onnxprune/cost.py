@@ -117,10 +117,10 @@ def reach(model: Model, coupling: Coupling, cost: Cost) -> Reach:
     held_macs = dict.fromkeys(held_params, 0.0)
     cuttable = {group.name: group.size > 1 for group in coupling.groups}  # a single unit always stays
     reached = 0
-    origins = _origins(model)
+    made_of = origins(model)
     for node in model.graph.node:
         count = cost.by_node.get(_name(node), 0)
-        shares = _node_shares(node, model, origins, slots) if count else {}
+        shares = _node_shares(node, model, made_of, slots) if count else {}
         reached += count if any(cuttable[name] for name in shares) else 0
         for group_name, share in shares.items():
             held_macs[group_name] += share * count
@@ -165,15 +165,15 @@ def _constant_floats(node: onnx.NodeProto) -> int:
     return 0
 
 
-def _origins(model: Model) -> dict[str, frozenset[str]]:
+def origins(model: Model) -> dict[str, frozenset[str]]:
     """The weights that a value is made of, where it is made of weights alone (cast, transposed, dequantised)."""
-    origins = {name: frozenset([name]) for name in model.weights}
+    found = {name: frozenset([name]) for name in model.weights}
     for node in model.graph.node:
         read = [name for name in node.input if name]
-        if read and all(name in origins for name in read):
-            made = frozenset[str]().union(*(origins[name] for name in read))
-            origins.update(dict.fromkeys(filter(None, node.output), made))
-    return origins
+        if read and all(name in found for name in read):
+            made = frozenset[str]().union(*(found[name] for name in read))
+            found.update(dict.fromkeys(filter(None, node.output), made))
+    return found
 
 
 def _node_shares(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,23 @@ def kernels(model: Model, feeds: Feeds, *, threads: int = 1, provider: str = "CP
         for name, (op, time) in times.items()
         if name not in inside
     ]
+
+
+def fused(model: Model, found: Sequence[Kernel]) -> dict[str, str]:
+    """First output of a node -> the kernel that the node is a part of: the one whose output it alone leads to."""
+    makers = {kernel.makes: kernel.name for kernel in reversed(found) if kernel.makes}
+    first = [next(filter(None, node.output), "") for node in model.graph.node]
+    readers: dict[str, list[str]] = {}
+    for node, made in zip(model.graph.node, first, strict=True):
+        for name in filter(None, node.input):
+            readers.setdefault(name, []).append(made)
+    part: dict[str, str] = {}
+    for made in reversed(first):  # graph order: what reads it has been answered already
+        after = readers.get(made, ())
+        kernel = makers.get(made) or (part.get(after[0]) if len(after) == 1 else None)
+        if made and kernel:
+            part[made] = kernel
+    return part
 
 
 def _session(folder: Path, threads: int, provider: str) -> Any:

@@ -15,7 +15,7 @@ from onnxprune.bench import bench
 from onnxprune.costs import terms_of
 from onnxprune.coupling import Coupling
 from onnxprune.dims import Dims
-from onnxprune.kernels import Kernel
+from onnxprune.kernels import Kernel, fused
 from onnxprune.latency import latency_of
 from onnxprune.macs import macs
 from onnxprune.meter import Meter
@@ -144,18 +144,11 @@ def _kernels(
 
 
 def _work(model: Model, found: tuple[Kernel, ...], meter: Meter) -> dict[str, int]:
-    """Kernel -> the work of the nodes that were fused into it: those whose output leads to what it makes."""
-    makers = {kernel.makes: kernel.name for kernel in reversed(found) if kernel.makes}
-    first = [next(filter(None, node.output), "") for node in model.graph.node]
-    readers: dict[str, list[str]] = {}
-    for node, made in zip(model.graph.node, first, strict=True):
-        for name in filter(None, node.input):
-            readers.setdefault(name, []).append(made)
+    """Kernel -> the work of the nodes that were fused into it."""
+    part = fused(model, found)
     work: dict[str, int] = {}
-    for node, made in zip(model.graph.node, first, strict=True):
-        count, tensor = macs(node, meter.shapes), made
-        while count and tensor not in makers and len(readers.get(tensor, ())) == 1:
-            tensor = readers[tensor][0]
-        if count and tensor in makers:
-            work[makers[tensor]] = work.get(makers[tensor], 0) + count
+    for node in model.graph.node:
+        count, made = macs(node, meter.shapes), next(filter(None, node.output), "")
+        if count and made in part:
+            work[part[made]] = work.get(part[made], 0) + count
     return work

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-SLOW = {"PIL", "joblib", "matplotlib", "networkx", "onnxruntime", "onnxscript", "sklearn", "torch", "torchvision"}
+SLOW = {
+    "PIL",
+    "jinja2",
+    "joblib",
+    "matplotlib",
+    "networkx",
+    "onnxruntime",
+    "onnxscript",
+    "sklearn",
+    "torch",
+    "torchvision",
+}
 
 
 def imported(folder: Path, *arguments: str) -> tuple[set[str], str]:

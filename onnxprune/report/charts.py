@@ -1,0 +1,119 @@
+"""Charts whose shapes stretch with the page while their words do not: words stand beside the shapes, as text.
+
+A chart is drawn into the unit square (x to the right, y up); where a tick, a dot or a label belongs is a share of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxprune.curves import Curve, Sensitivity
+from onnxprune.report.importance import Histogram
+from onnxprune.report.layers import Layer
+from onnxprune.report.svg import Element, add, drawing, markup, polyline
+
+W, H = 1000.0, 400.0
+"""Of what is drawn; how large it gets is the page's business."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label and where it belongs."""
+
+    share: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point with a name."""
+
+    x: float
+    y: float
+    label: str
+    kind: str
+    """A class of the style sheet."""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Shapes, and the words around them."""
+
+    svg: str
+    x_label: str = ""
+    y_label: str = ""
+    x_ticks: tuple[Tick, ...] = ()
+    y_ticks: tuple[Tick, ...] = ()
+    dots: tuple[Dot, ...] = ()
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers from low to high."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * k for k in (1, 2, 2.5, 5, 10) if power * k >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def skyline(layers: Sequence[Layer]) -> Chart:
+    """The width of each layer, in order: pale what there was, full what is left."""
+    shown = [layer for layer in layers if layer.width and layer.kept is not None]
+    top = max((layer.width or 0 for layer in shown), default=1)
+    svg = _plane(f"width of each of {len(shown)} layers, before and after; the table of all layers has the numbers")
+    marks = ticks(0, top, 4)
+    _grid(svg, [value / top for value in marks])
+    step = W / max(1, len(shown))
+    for at, layer in enumerate(shown):
+        for kind, width in (("was", layer.width or 0), ("is frozen" if not layer.group else "is", layer.kept or 0)):
+            height = H * width / top
+            add(svg, "rect", kind=kind, x=at * step + step * 0.12, y=H - height, width=step * 0.76, height=height)
+    return Chart(
+        markup(svg),
+        x_label=f"layers 1 to {len(shown)}, in the order they run",
+        y_label="channels",
+        y_ticks=tuple(Tick(value / top, f"{value:,.0f}") for value in marks),
+    )
+
+
+def histogram(found: Histogram) -> Chart:
+    """Bars of kept units on those of cut ones, and the threshold."""
+    svg = _plane(f"importance of {found.units} units of {found.group}, {found.removed} of them cut")
+    top = max((a + b for a, b in zip(found.kept, found.cut, strict=True)), default=1) or 1
+    step = W / len(found.kept)
+    for at, (kept, cut) in enumerate(zip(found.kept, found.cut, strict=True)):
+        for kind, count, below in (("gone", cut, 0), ("stays", kept, cut)):
+            if count:
+                height = H * count / top
+                add(svg, "rect", kind=kind, x=at * step, y=H - height - H * below / top, width=step, height=height)
+    if found.threshold is not None:
+        x = W * (found.threshold - found.low) / (found.high - found.low)
+        add(svg, "path", kind="threshold", d=polyline([(x, 0), (x, H)]))
+    return Chart(markup(svg), x_ticks=(Tick(0, f"{found.low:.3g}"), Tick(1, f"{found.high:.3g}")))
+
+
+def damage(found: Sensitivity, curve: Curve, top: float) -> Chart:
+    """What is lost as more of one group is cut."""
+    svg = _plane(f"what cutting {curve.group} costs")
+    _grid(svg, [0.0, 0.5, 1.0])
+    points = [(0.0, 0.0)]
+    for point in curve.points:
+        lost = found.lost(point.figures)
+        points.append((point.removed / curve.units, min(1.0, max(0.0, lost / top))))
+    add(svg, "path", kind="line", d=polyline((W * x, H * (1 - y)) for x, y in points))
+    dots = tuple(Dot(x, y, "", "small", f"{100 * x:.0f}% cut") for x, y in points[1:])
+    return Chart(markup(svg), x_ticks=(Tick(0, "0%"), Tick(1, "100% cut")), dots=dots)
+
+
+def _plane(title: str) -> Element:
+    return drawing(W, H, title, kind="plane", stretched=True)
+
+
+def _grid(svg: Element, shares: Sequence[float]) -> None:
+    for share in shares:
+        add(svg, "path", kind="grid", d=polyline([(0, H * (1 - share)), (W, H * (1 - share))]))

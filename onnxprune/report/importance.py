@@ -1,0 +1,88 @@
+"""What the criterion said of each group's units, and which of them went.
+
+Where all that went was worth less than all that stayed, the threshold lies halfway between the two; a plan made in
+several steps, or by hand, need not have one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.coupling import Coupling, Group, Indices
+from onnxprune.plan import Plan
+from onnxprune.scores import Scores
+
+MOST_BINS = 24
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Of one group."""
+
+    group: str
+    units: int
+    removed: int
+    low: float
+    high: float
+    kept: tuple[int, ...]
+    """Units that stay, in bins of equal width from `low` to `high`."""
+    cut: tuple[int, ...]
+    threshold: float | None
+    """None: nothing went, or not the lowest."""
+
+
+def histograms(coupling: Coupling, scores: Scores, plan: Plan | None) -> list[Histogram]:
+    """One for each group with scores, those that lost the largest share first."""
+    gone = removed_units(coupling, plan) if plan is not None else {}
+    found = []
+    for group in coupling.groups:
+        values = scores.by_group.get(group.name)
+        if values is not None and group.size > 1 and len(values) == group.size:
+            found.append(_histogram(group, np.asarray(values, np.float64), gone.get(group.name)))
+    return sorted(found, key=lambda each: -each.removed / each.units)
+
+
+def removed_units(coupling: Coupling, plan: Plan) -> Mapping[str, Indices]:
+    """Group -> the units that a plan removes."""
+    removed = plan.removed()
+    found: dict[str, Indices] = {}
+    for group in coupling.groups:
+        for slot in group.weights:
+            gone = removed.get((slot.tensor, slot.axis))
+            if gone is not None:
+                units = np.unique(slot.units[np.isin(slot.positions, gone)])
+                if len(units):
+                    found[group.name] = units
+                break
+    return found
+
+
+def _histogram(group: Group, values: np.ndarray, gone: Indices | None) -> Histogram:
+    out = np.zeros(group.size, bool)
+    if gone is not None:
+        out[gone] = True
+    bins = int(np.clip(group.size // 2, 6, MOST_BINS))
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    edges = np.linspace(low, high, bins + 1)
+    return Histogram(
+        group=group.name,
+        units=group.size,
+        removed=int(out.sum()),
+        low=low,
+        high=high,
+        kept=tuple(np.histogram(values[~out], edges)[0].tolist()),
+        cut=tuple(np.histogram(values[out], edges)[0].tolist()),
+        threshold=_threshold(values, out),
+    )
+
+
+def _threshold(values: np.ndarray, out: np.ndarray) -> float | None:
+    if not out.any() or out.all():
+        return None
+    last, first = float(values[out].max()), float(values[~out].min())
+    return (last + first) / 2 if last <= first else None
