@@ -9,6 +9,8 @@ from pathlib import Path
 import pages
 import pytest
 
+from onnxprune.figures import count
+
 from .conftest import Said
 
 Run = Callable[..., Said]
@@ -34,7 +36,7 @@ def test_pruning(run: Run, model: Path, tmp_path: Path) -> None:
     root = pages.parsed((tmp_path / "page.html").read_text("utf-8"))
     cells = [[cell.inside.strip() for cell in row.children] for row in root.all("tr")]
     rows = {name: rest for name, *rest in cells}
-    shown = [f"{said.data[side]['params'] / 1e3:.2f}\N{NO-BREAK SPACE}k" for side in ("before", "after")]
+    shown = [count(said.data[side]["params"]).replace(" ", "\N{NO-BREAK SPACE}") for side in ("before", "after")]
     assert rows["parameters"][:2] == shown
     assert {"MACs", "weights", "latency", "agreement"} <= rows.keys()
     assert "Verified" in root.all("main")[0].inside
