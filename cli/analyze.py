@@ -23,7 +23,7 @@ from onnxprune.store import check_apart
 _EXAMPLES = """\
 examples:
   onnxprune analyze model.onnx
-  onnxprune analyze model.onnx --html model.html  all of it as a page, with drawings
+  onnxprune analyze model.onnx --html page.html   all of it as a page, drawn
   onnxprune analyze model.onnx --why conv1 conv2  why the two are cut together
   onnxprune analyze model.onnx --template p.toml  for `prune --config p.toml`
 """
