@@ -27,6 +27,7 @@ from onnxprune.cli import (
     ops,
     profile,
     prune,
+    quantize,
     run,
     sensitivity,
     unfold,
@@ -40,7 +41,7 @@ from onnxprune.version import __version__
 
 GROUPS = (
     ("what is in a model", (analyze, ops)),
-    ("making it smaller", (prune, apply, verify, run)),
+    ("making it smaller", (prune, apply, verify, quantize, run)),
     ("training", (unfold, fold)),
     ("measuring", (bench, profile, sensitivity)),
     ("this installation", (doctor, completion)),

@@ -37,6 +37,7 @@ DOING = {
     "LoadPlan": "reading the plan",
     "Apply": "cutting",
     "Prune": "pruning",
+    "Quantize": "quantising",
     "Choose": "trying criteria",
     "Spare": "cutting as much as the data bears",
     "Compensate": "making up for what was cut",

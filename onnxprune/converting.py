@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,8 @@ def main(argument: str) -> int:
         if job["form"] == "fp16":
             to_half(source, target)
         else:
-            with np.load(job["feeds"]) as arrays:
-                feeds = {name: arrays[f"input{index}"] for index, name in enumerate(job["inputs"])}
-            to_int8(source, target, feeds if job["form"] == "static" else None, symmetric=job["symmetric"])
+            batches = _batches(job["feeds"], job["inputs"]) if job["form"] == "static" else None
+            to_int8(source, target, batches, symmetric=job["symmetric"], per_channel=job["per_channel"])
     except Exception as error:  # noqa: BLE001  the tools raise whatever they come across
         sys.stdout.write(f"\n{_reason(error)}\n")
         return 3
@@ -45,20 +44,24 @@ def to_half(source: Path, target: Path) -> None:
     onnx.save(after, target)
 
 
-def to_int8(source: Path, target: Path, feeds: Mapping[str, Any] | None, *, symmetric: bool) -> None:
-    """Static with the ranges that occur on `feeds`, dynamic without."""
+def to_int8(
+    source: Path,
+    target: Path,
+    batches: Iterator[Mapping[str, Any]] | None,
+    *,
+    symmetric: bool,
+    per_channel: bool = False,
+) -> None:
+    """Static with the ranges that occur on the batches, dynamic without."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.registry import IntegerOpsRegistry
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class OneInput(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    class Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
         """What the tool asks for its example inputs."""
 
-        def __init__(self) -> None:
-            self.left = [feeds]
-
         def get_next(self) -> Mapping[str, Any] | None:
-            return self.left.pop() if self.left else None
+            return next(batches, None) if batches is not None else None
 
     if _is_quantised(source):
         raise UserError("it is quantised already")
@@ -66,14 +69,16 @@ def to_int8(source: Path, target: Path, feeds: Mapping[str, Any] | None, *, symm
     try:
         # fuses batch norms, and looks for shapes; its symbolic way of doing that needs sympy
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        if feeds is None:
+        if batches is None:
             # a dynamic convolution is several times slower than the float one
-            quantize_dynamic(prepared, target, op_types_to_quantize=sorted(IntegerOpsRegistry.keys() - {"Conv"}))
+            types = sorted(IntegerOpsRegistry.keys() - {"Conv"})
+            quantize_dynamic(prepared, target, op_types_to_quantize=types, per_channel=per_channel)
         else:
             quantize_static(
                 prepared,
                 target,
-                OneInput(),
+                Batches(),
+                per_channel=per_channel,
                 activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 extra_options={"ActivationSymmetric": symmetric},
@@ -82,6 +87,12 @@ def to_int8(source: Path, target: Path, feeds: Mapping[str, Any] | None, *, symm
         prepared.unlink(missing_ok=True)
     if not _is_quantised(target):
         raise UserError("onnxruntime's quantiser finds nothing in it that it could quantise")
+
+
+def _batches(files: Sequence[str], inputs: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    for file in files:
+        with np.load(file) as arrays:
+            yield {name: arrays[f"input{index}"] for index, name in enumerate(inputs)}
 
 
 def _floats(proto: onnx.ModelProto) -> set[str]:

@@ -17,7 +17,7 @@ from typing import Any
 from onnxprune.data import Request, is_generated
 from onnxprune.errors import UserError
 from onnxprune.functions import is_function_name
-from onnxprune.schema import is_path, options_of, written_by
+from onnxprune.schema import names_file, options_of, written_by
 from onnxprune.store import load
 
 _HIDDEN = ("folder",)
@@ -41,13 +41,11 @@ class Fingerprints:
             plain = {name: getattr(thing, name) for name in options_of(Request) if name != "spec"}
             return {"data": self._data(thing.spec), **{name: self.facts(value) for name, value in plain.items()}}
         if is_dataclass(thing) and not isinstance(thing, type):
-            read = {name for name, hint in options_of(type(thing)).items() if is_path(hint)}
+            options = options_of(type(thing))
+            values = {name: getattr(thing, name) for name in options if name not in _HIDDEN}
+            read = {name for name, value in values.items() if names_file(options[name], value)}
             read -= set(written_by(type(thing)))
-            values = {name: getattr(thing, name) for name in options_of(type(thing)) if name not in _HIDDEN}
-            return {
-                name: self.read(value) if name in read and value is not None else self.facts(value)
-                for name, value in values.items()
-            }
+            return {name: self.read(value) if name in read else self.facts(value) for name, value in values.items()}
         if isinstance(thing, Mapping):
             return {str(key): self.facts(value) for key, value in thing.items()}
         if isinstance(thing, list | tuple):

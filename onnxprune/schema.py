@@ -4,6 +4,7 @@
     targets: tuple[str, ...] = ()           targets = ["macs=0.5"]
     select: Select                          select.ratio = 0.5          or a table [select]
     sensitivity: str | Path | None = None   sensitivity = "s.json"      relative to the file that says so
+    teacher: Literal["original"] | Path     teacher = "original"        a word, not a file
     data: Request                           data = "photos/"            or a table, or the name of what is declared
 
 Fields that no file can hold, functions for instance, are no options. Types are checked here and files have to exist;
@@ -43,9 +44,11 @@ def options_of(cls: Any) -> Mapping[str, Any]:
     return {name: hint for name, hint in known.items() if _can_be_written(hint)}
 
 
-def is_path(hint: Any) -> bool:
-    """Whether a field names a file."""
-    return hint is Path or Path in get_args(hint)
+def names_file(hint: Any, value: object) -> bool:
+    """Whether a value of such a field is the name of a file."""
+    if hint is not Path and Path not in get_args(hint):
+        return False
+    return isinstance(value, str | Path) and not any(value in get_args(kind) for kind in get_args(hint))
 
 
 def written_by(cls: type[Any]) -> tuple[str, ...]:
@@ -76,7 +79,7 @@ class Reader:
                 raise UserError(f"{_join(where, item.name)} is missing")
         given = {key: self._value(options[key], value, _join(where, key)) for key, value in table.items()}
         for key, value in given.items():
-            if is_path(options[key]) and value is not None and key not in written_by(cls) and not value.exists():
+            if isinstance(value, Path) and key not in written_by(cls) and not value.exists():
                 raise UserError(f"{_join(where, key)}: there is no {str(value)!r}")
         return cls(**given)
 
@@ -85,7 +88,8 @@ class Reader:
             return None
         kinds = [kind for kind in _alternatives(hint) if kind is not types.NoneType and _can_be_written(kind)]
         if Path in kinds:
-            return self._path(value, where)
+            words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+            return value if value in words else self._path(value, where)
         if len(kinds) == 1:
             return self._one(kinds[0], value, where)
         for kind in kinds:

@@ -20,6 +20,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -53,32 +54,56 @@ def make_variant(variant: str, model: Model, target: Path, *, feeds: Feeds, prov
 
     Intermediate files lie in the target's folder, which should be a temporary one.
     """
+    form = int8_form(model, provider) if variant == "int8" else variant
+    # what the CPU is best at; TensorRT takes nothing but symmetric numbers
+    convert(model, target, form, [feeds], what=variant, symmetric=provider != CPU)
+
+
+def convert(
+    model: Model,
+    target: Path,
+    form: str,
+    batches: Iterable[Feeds],
+    *,
+    what: str,
+    symmetric: bool = False,
+    per_channel: bool = False,
+) -> None:
+    """Write `model` as `fp16`, or in 8 bits: `dynamic`, or `static` with the ranges that occur on the batches.
+
+    `what` is how errors call it.
+    """
     if model.nbytes > SINGLE_FILE_LIMIT:
-        raise UserError(f"its weights take {model.nbytes / 1e9:.1f} GB, and {variant} is made of models up to 2 GB")
-    source, stored = target.with_suffix(".source.onnx"), target.with_suffix(".npz")
-    save(_plain(model), source)
-    np.savez(stored, allow_pickle=False, **{f"input{index}": array for index, array in enumerate(feeds.values())})
-    job = {
-        "form": int8_form(model, provider) if variant == "int8" else variant,
-        "source": str(source),
-        "target": str(target),
-        "feeds": str(stored),
-        "inputs": list(feeds),
-        # what the CPU is best at; TensorRT takes nothing but symmetric numbers
-        "symmetric": provider != CPU,
-    }
-    # -P: a file called numpy.py in the current folder must not be imported
-    command = [sys.executable, "-P", "-m", "onnxprune.converting", json.dumps(job)]
-    scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(target.parent))
+        raise UserError(f"its weights take {model.nbytes / 1e9:.1f} GB, and {what} is made of models up to 2 GB")
+    source = target.with_suffix(".source.onnx")
+    stored: list[Path] = []
+    inputs: list[str] = []
     try:
+        save(_plain(model), source)
+        for feeds in batches:
+            stored.append(target.with_suffix(f".{len(stored)}.npz"))
+            inputs = list(feeds)
+            np.savez(stored[-1], allow_pickle=False, **{f"input{i}": array for i, array in enumerate(feeds.values())})
+        job = {
+            "form": form,
+            "source": str(source),
+            "target": str(target),
+            "feeds": [str(file) for file in stored],
+            "inputs": inputs,
+            "symmetric": symmetric,
+            "per_channel": per_channel,
+        }
+        # -P: a file called numpy.py in the current folder must not be imported
+        command = [sys.executable, "-P", "-m", "onnxprune.converting", json.dumps(job)]
+        scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(target.parent))
         done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **scratch})
     finally:
-        source.unlink()
-        stored.unlink()
+        for file in (source, *stored):
+            file.unlink(missing_ok=True)
     if done.returncode == _SAID_WHY:
         raise UserError(done.stdout.splitlines()[-1])
     if done.returncode != 0:
-        raise UserError(f"the process that makes {variant} ended with code {done.returncode}")
+        raise UserError(f"the process that makes {what} ended with code {done.returncode}")
     if _declared(load(target)) != _declared(model):  # then it could not be run at the same sizes
         raise UserError("onnxruntime's tool declares other inputs than the model does")
 

@@ -9,6 +9,7 @@ from onnxprune.passes.load_plan import LoadPlan
 from onnxprune.passes.normalize import Normalize
 from onnxprune.passes.pipeline_file import passes_by_name, read_pipeline
 from onnxprune.passes.prune import Prune
+from onnxprune.passes.quantize import Quantize
 from onnxprune.passes.save import Save
 from onnxprune.passes.score import Score
 from onnxprune.passes.select import Select
@@ -27,6 +28,7 @@ __all__ = [
     "LoadPlan",
     "Normalize",
     "Prune",
+    "Quantize",
     "Reestimate",
     "Save",
     "Score",

@@ -193,7 +193,7 @@ folder = Path({str(tmp_path)!r})
 to_half(folder / "dense.onnx", folder / "half.onnx")
 to_int8(folder / "dense.onnx", folder / "dynamic.onnx", None, symmetric=False)
 feeds = {{"x": np.ones((1, 3, 12, 12), np.float32)}}
-to_int8(folder / "convolved.onnx", folder / "static.onnx", feeds, symmetric=False)
+to_int8(folder / "convolved.onnx", folder / "static.onnx", iter([feeds]), symmetric=False)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
