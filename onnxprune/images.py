@@ -89,7 +89,7 @@ class ImageFiles:
             for i in spread(len(self.images), self.limit):
                 name = "/".join(self.images[i])
                 try:
-                    pixels = _decoded(_bytes(self.root, archive, self.images[i]), self.how)
+                    pixels = decoded(bytes_of(self.root, archive, self.images[i]), self.how)
                 except Exception as error:  # noqa: BLE001  decoders fail in many ways, all of which mean the same here
                     self.left_out[name] = " ".join(str(error).split())[:120] or type(error).__name__
                     continue
@@ -99,14 +99,9 @@ class ImageFiles:
 
 def image_files(root: Path, form: Form, how: Preprocess, limit: int | None) -> ImageFiles:
     """The images under a root, and how they become what the model takes."""
-    _require_pillow()
     x = form.only("a folder of images")
-    images = sorted(_zipped(root) if root.is_file() else _walked(root))
-    if not images:
-        raise UserError(f"{str(root)!r} holds no images ({', '.join(SUFFIXES)})")
-    depth = 0
-    while all(len(parts) > depth + 1 for parts in images) and len({parts[depth] for parts in images}) == 1:
-        depth += 1
+    images = listed(root)
+    depth = alone(images)
     foldered = sum(len(parts) > depth + 1 for parts in images)
     if 0 < foldered < len(images):
         raise UserError(
@@ -118,6 +113,23 @@ def image_files(root: Path, form: Form, how: Preprocess, limit: int | None) -> I
         raise UserError(f"{str(root)!r} holds {' and '.join(classes)}, which are no classes: name one of these folders")
     labels = tuple(classes.index(parts[depth]) for parts in images) if classes else None
     return ImageFiles(root, tuple(images), labels, classes, x, decided(x, how), limit)
+
+
+def listed(root: Path) -> list[Parts]:
+    """The images under a folder, or in a `.zip`, in order of their names."""
+    _require_pillow()
+    images = sorted(_zipped(root) if root.is_file() else _walked(root))
+    if not images:
+        raise UserError(f"{str(root)!r} holds no images ({', '.join(SUFFIXES)})")
+    return images
+
+
+def alone(images: list[Parts]) -> int:
+    """How many folders, each alone in the one before, lead from the root to where there is a choice."""
+    depth = 0
+    while all(len(parts) > depth + 1 for parts in images) and len({parts[depth] for parts in images}) == 1:
+        depth += 1
+    return depth
 
 
 def _walked(root: Path) -> Iterator[Parts]:
@@ -143,7 +155,8 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")  # ._x.jpg is what macOS leaves beside x.jpg
 
 
-def _bytes(root: Path, archive: zipfile.ZipFile | None, parts: Parts) -> bytes:
+def bytes_of(root: Path, archive: zipfile.ZipFile | None, parts: Parts) -> bytes:
+    """The file of one image; an error where that is no regular file, or absurdly large."""
     path, name = root.joinpath(*parts), "/".join(parts)
     if archive is None and not path.is_file():  # a pipe would never end
         raise ValueError("no regular file")
@@ -153,7 +166,7 @@ def _bytes(root: Path, archive: zipfile.ZipFile | None, parts: Parts) -> bytes:
     return path.read_bytes() if archive is None else archive.read(name)
 
 
-def _decoded(data: bytes, how: Preprocess) -> Array:
+def decoded(data: bytes, how: Preprocess) -> Array:
     """Pixels (height, width, channels) of 8 bits."""
     from PIL import Image, ImageOps
 
