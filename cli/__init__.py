@@ -32,6 +32,7 @@ from onnxprune.cli import (
     sensitivity,
     unfold,
     verify,
+    zoo,
 )
 from onnxprune.cli.arguments import RATIO, Parser, unknown
 from onnxprune.cli.ending import code_of, keep_standard_streams, orderly
@@ -44,6 +45,7 @@ GROUPS = (
     ("making it smaller", (prune, apply, verify, quantize, run)),
     ("training", (unfold, fold)),
     ("measuring", (bench, profile, sensitivity)),
+    ("networks to try it on", (zoo,)),
     ("this installation", (doctor, completion)),
 )
 """All commands, by what people want."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.errors import UserError
 from onnxprune.models_zoo.registry import network
+from onnxprune.replacing import replacing, unwritable
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from onnxprune.models_zoo.builders.built import Built
 
 
@@ -20,6 +24,28 @@ def require_torch() -> None:
             import_module(name)
         except ImportError:
             raise UserError(f"to build networks, install {name}: pip install 'onnxprune[torch]'") from None
+
+
+def write(built: Built, path: Path) -> None:
+    """The network's file."""
+    from onnxprune.models_zoo.exporting import export
+
+    proto = export(built.module, built.inputs, built.outputs)
+    try:
+        with replacing([path]) as files:
+            files[0].write(proto.SerializeToString())
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def jitter(module: nn.Module) -> None:
+    """Scales that are all one and shifts that are all zero tell no channel from another: make them differ."""
+    import torch
+
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.ndim == 1 and tensor.is_floating_point():
+                tensor.mul_(1 + 0.2 * torch.randn_like(tensor).clamp(-2, 2)).add_(0.02 * torch.randn_like(tensor))
 
 
 def build(name: str, sizes: Mapping[str, int] | None = None, *, seed: int = 0) -> Built:

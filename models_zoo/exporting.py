@@ -7,8 +7,10 @@ afterwards, and what it leaves behind otherwise is tidied up here.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxscript.optimizer
@@ -17,31 +19,39 @@ from torch import Tensor, nn
 
 
 def export(
-    network: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], *, keep_batchnorm: bool = True
+    network: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], *, keep_batchnorm: bool = True
 ) -> onnx.ModelProto:
     """The network as ONNX; its inputs get these names, in the order of its forward's arguments."""
-    program = torch.onnx.export(
-        network.eval(),
-        tuple(inputs.values()),
-        dynamo=True,
-        optimize=not keep_batchnorm,
-        dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in inputs),
-        input_names=list(inputs),
-        output_names=list(outputs),
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch warns of its own use of itself
+        program = torch.onnx.export(
+            network.eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            optimize=not keep_batchnorm,
+            dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in inputs),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            verbose=False,
+        )
     assert program is not None
     with tempfile.TemporaryDirectory() as folder:
         program.save(Path(folder) / "model.onnx")
         proto = onnx.load(Path(folder) / "model.onnx")
     if keep_batchnorm:
-        onnxscript.optimizer.fold_constants(proto)
+        named = {name for name, _ in network.named_parameters()}
+        onnxscript.optimizer.fold_constants(proto, should_fold=lambda node: _may_fold(node, named))
         onnxscript.optimizer.remove_unused_nodes(proto)
         _drop_zero_biases(proto.graph)
     _drop_traces(proto)
     _name_layers(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def _may_fold(node: Any, named: set[str]) -> bool | None:
+    """A small weight, transposed beforehand, would lose its name. None: as usual."""
+    return False if any(value is not None and value.name in named for value in node.inputs) else None
 
 
 def _drop_zero_biases(graph: onnx.GraphProto) -> None:

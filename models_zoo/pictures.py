@@ -1,8 +1,8 @@
 """Pictures in class folders, as arrays to train on: all of them at once, as bytes.
 
-    root/train/cat/1.jpg, root/test/cat/2.jpg      as the folders say
-    root/cat/1.jpg, root/dog/2.jpg                 every tenth of a class is held out
-    root.zip                                       likewise
+root/train/cat/1.jpg, root/test/cat/2.jpg      as the folders say
+root/cat/1.jpg, root/dog/2.jpg                 every tenth of a class is held out
+root.zip                                       likewise
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def pictures(root: Path, side: int) -> Pictures:
     if any(len(parts) < depth + 2 for parts in found):
         raise UserError(f"{str(root)!r} has pictures outside of class folders: put each into the folder of its class")
     if len(found) * side * side * 3 > MOST_BYTES:
-        raise UserError(f"{str(root)!r} holds {len(found)} pictures, more than fit into {MOST_BYTES >> 30} GiB of memory")
+        raise UserError(f"{str(root)!r} holds {len(found)} pictures, too many for {MOST_BYTES >> 30} GiB of memory")
     classes = tuple(sorted({parts[depth] for parts in found}))
     chosen: tuple[list[images.Parts], list[images.Parts]] = ([], [])
     for i, parts in enumerate(found):

@@ -19,10 +19,10 @@ MOST = 1 << 17
 
 @dataclass(frozen=True)
 class Published:
-    """What a network's authors, or those who ship it, say of its size."""
+    """What a network's authors, or those who ship it, say of its size; where they do not, what is counted here."""
 
     params: float
-    macs: float | None
+    macs: float
     source: str
 
 
@@ -34,7 +34,7 @@ class Network:
     builder: str
     """`family.function` in `onnxprune.models_zoo.builders`."""
     about: str
-    published: Published | None = None
+    published: Published
     fixed: Mapping[str, int] = field(default_factory=dict)
     """What the builder is always given."""
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -52,6 +52,7 @@ class Network:
 
 
 _TORCHVISION = "torchvision's table of weights"
+_COUNTED = "counted here"
 _SEED_FLOPS = "OpenMMLab, normalisations counted"
 _IMAGENET = {"side": 224, "classes": 1000}
 _CIFAR = {"classes": 10}
@@ -63,8 +64,9 @@ def _vgg(depth: int, params: float, macs: float) -> Network:
     return Network(f"vgg{depth}", "vgg.vgg", "with BatchNormalization", said, {"depth": depth}, {"classes": 1000})
 
 
-def _vgg_cifar(depth: int, said: Published | None = None) -> Network:
-    about = "for 32 px, with BatchNormalization"
+def _vgg_cifar(depth: int, params: float, macs: float, source: str = _COUNTED) -> Network:
+    said = Published(params, macs, source)
+    about = "for 32 px"
     return Network(f"vgg{depth}_cifar", "vgg.vgg_cifar", about, said, {"depth": depth}, _CIFAR)
 
 
@@ -75,14 +77,12 @@ def _resnet(depth: int, params: float, macs: float) -> Network:
 
 def _resnet_cifar(depth: int, params: float, macs: float) -> Network:
     said = Published(params, macs, "He et al. 2019 (FPGM), table 2")
-    return Network(
-        f"resnet{depth}", "resnet_cifar.resnet_cifar", "for 32 px", said, {"depth": depth}, _CIFAR
-    )
+    return Network(f"resnet{depth}", "resnet_cifar.resnet_cifar", "for 32 px", said, {"depth": depth}, _CIFAR)
 
 
 def _vit(name: str, width: int, heads: int, params: float, macs: float) -> Network:
     said = Published(params, macs, "timm's table of models")
-    about = "vision transformer, patches of 16 px"
+    about = "vision transformer"
     return Network(name, "vit.vit", about, said, {"width": width, "depth": 12, "heads": heads}, _IMAGENET)
 
 
@@ -91,11 +91,11 @@ _ALL = (
     _vgg(13, 133.05, 11308),
     _vgg(16, 138.37, 15470),
     _vgg(19, 143.68, 19632),
-    _vgg_cifar(11),
-    _vgg_cifar(13),
-    _vgg_cifar(16, Published(15.0, 313, "Li et al. 2017, table 1")),
-    _vgg_cifar(19),
-    Network("slim_vgg", "vgg.slim_vgg", "for 32 px, six convolutions", sizes=_CIFAR),
+    _vgg_cifar(11, 9.49, 153),
+    _vgg_cifar(13, 9.68, 228.5),
+    _vgg_cifar(16, 15.0, 313, "Li et al. 2017, table 1"),
+    _vgg_cifar(19, 20.30, 398.4),
+    Network("slim_vgg", "vgg.slim_vgg", "for 32 px, 6 convolutions", Published(0.538, 24.5, _COUNTED), sizes=_CIFAR),
     _resnet(18, 11.69, 1814),
     _resnet(34, 21.80, 3664),
     _resnet(50, 25.56, 4089),
@@ -107,43 +107,45 @@ _ALL = (
     Network(
         "resnext50_32x4d",
         "resnet.resnext50",
-        "residual network, grouped convolutions",
+        "residual, grouped",
         Published(25.03, 4230, _TORCHVISION),
         sizes=_IMAGENET,
     ),
     Network(
         "mobilenet_v2",
         "mobilenet.mobilenet_v2",
-        "depthwise convolutions, narrow between blocks",
+        "depthwise convolutions",
         Published(3.50, 301, _TORCHVISION),
         sizes=_IMAGENET,
     ),
-    Network("slim_mobilenet_v2", "mobilenet.slim_mobilenet_v2", "for 32 px", sizes=_CIFAR),
+    Network(
+        "slim_mobilenet_v2", "mobilenet.slim_mobilenet_v2", "for 32 px", Published(0.185, 13.3, _COUNTED), sizes=_CIFAR
+    ),
     Network(
         "regnet_y_400mf",
         "regnet.regnet_y_400mf",
-        "grouped convolutions, squeeze and excitation",
+        "grouped, weighted channels",
         Published(4.34, 402, _TORCHVISION),
         sizes=_IMAGENET,
     ),
     Network(
         "densenet121",
         "densenet.densenet121",
-        "every layer reads all before it",
+        "concatenation",
         Published(7.98, 2834, _TORCHVISION),
         sizes=_IMAGENET,
     ),
     Network(
         "retinanet_r50_fpn",
         "retinanet.retinanet_r50_fpn",
-        "detector, one head for five levels",
+        "detector, shared heads",
         Published(37.74, 250_000, _SEED_FLOPS),
         sizes={"height": 800, "width": 1333, **_COCO},
     ),
     Network(
         "yolov8_n",
         "yolo.yolov8",
-        "detector, boxes decoded in the graph",
+        "detector, C2f",
         Published(3.16, 4350, "Ultralytics' table, half its FLOPs"),
         {"width": 16},
         {"side": 640, **_COCO},
@@ -151,7 +153,7 @@ _ALL = (
     Network(
         "yolov8_s",
         "yolo.yolov8",
-        "detector, boxes decoded in the graph",
+        "detector, C2f",
         Published(11.17, 14300, "Ultralytics' table, half its FLOPs"),
         {"width": 32},
         {"side": 640, **_COCO},
@@ -159,15 +161,15 @@ _ALL = (
     Network(
         "rtmpose_s",
         "rtmpose.rtmpose_s",
-        "keypoints as two classifications",
+        "keypoints, SimCC",
         Published(5.47, 680, "OpenMMLab"),
         sizes={"height": 256, "width": 192, "keypoints": 17},
     ),
     Network(
         "unet",
         "unet.unet",
-        "a class for every pixel",
-        Published(31.04, None, "milesial/Pytorch-UNet"),
+        "a class for each pixel",
+        Published(31.04, 48_170, "milesial/Pytorch-UNet; MACs counted here"),
         sizes={"width": 64, "side": 256, "classes": 2},
     ),
     Network(
@@ -180,7 +182,7 @@ _ALL = (
     _vit("vit_tiny", 192, 3, 5.72, 1258),
     _vit("vit_small", 384, 6, 22.05, 4608),
     _vit("vit_base", 768, 12, 86.57, 17582),
-    Network("vit_cifar", "vit.vit_cifar", "vision transformer for 32 px", sizes=_CIFAR),
+    Network("vit_cifar", "vit.vit_cifar", "vision transformer, 32 px", Published(0.571, 39.6, _COUNTED), sizes=_CIFAR),
     Network(
         "bert",
         "bert.bert",
@@ -192,14 +194,14 @@ _ALL = (
         "gpt2",
         "gpt.gpt2",
         "decoder of text",
-        Published(124.44, None, "Hugging Face, gpt2"),
+        Published(124.44, 16_114, "Hugging Face, gpt2; MACs counted here"),
         sizes={"layers": 12, "width": 768, "heads": 12, "vocabulary": 50257, "length": 128},
     ),
     Network(
         "llama",
         "gpt.llama",
-        "decoder of text, grouped-query attention",
-        Published(134.52, None, "Hugging Face, SmolLM2-135M, whose sizes these are"),
+        "decoder of text, GQA",
+        Published(134.52, 17_780, "Hugging Face, SmolLM2-135M, whose sizes these are; MACs counted here"),
         sizes={
             "layers": 30,
             "width": 576,
@@ -213,8 +215,8 @@ _ALL = (
     Network(
         "crnn",
         "crnn.crnn",
-        "a line of text, two LSTMs",
-        Published(8.3, None, "Shi et al. 2015, section 3.5"),
+        "reads text, LSTM",
+        Published(8.3, 705, "Shi et al. 2015, section 3.5; MACs counted here"),
         sizes={"hidden": 256, "width": 100, "classes": 37},
     ),
 )

@@ -3,16 +3,14 @@
     bytes -> crop out of a border of 4 px, flip -> network -> cross-entropy with smoothed labels
     SGD with momentum, or AdamW, under one cycle of the learning rate (Smith and Topin 2019)
 
-The numbers are fixed beforehand, and the held-out pictures are read once, at the end: nothing is chosen by them. The
-same seed gives the same network on the same machine with the same torch: sums are made by one thread, in one order.
-Products are of bfloat16 (autocast), which halves the time where a processor has it; weights stay float32.
+The held-out pictures are read once, at the end: nothing is chosen by them. The same seed gives the same network on the
+same machine with the same torch: sums are made by one thread, in one order. Products are of bfloat16 (autocast), which
+halves the time where a processor has it; weights stay float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from onnxprune.errors import UserError
 from onnxprune.models_zoo.pictures import Part
+from onnxprune.models_zoo.trainable import Recipe
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 """Of CIFAR-10's pixels, from 0 to 1, per channel: what the networks' input is normalised by."""
@@ -31,22 +31,13 @@ WARM_UP = 0.25
 _EVALUATION = 500
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What differs from network to network."""
-
-    epochs: int
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    rate: float = 0.2
-    """The highest, in the course of the cycle."""
-    weight_decay: float = 5e-4
-    batch: int = 128
-
-
 def train(
     network: nn.Module, part: Part, recipe: Recipe, *, seed: int = 0, on_step: Callable[[int, int, float], None]
 ) -> nn.Module:
-    """The network, trained; `on_step` hears the step, how many there are, and the loss."""
+    """The network, trained on one thread; `on_step` hears the step, how many there are, and the loss."""
+    if len(part.labels) < recipe.batch:
+        raise UserError(f"{len(part.labels)} pictures to train on are less than one batch of {recipe.batch}")
+    torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(seed)
     network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # missing in its stubs
     steps = len(part.labels) // recipe.batch * recipe.epochs
@@ -57,7 +48,7 @@ def train(
     done = 0
     for _ in range(recipe.epochs):
         order = torch.randperm(len(labels), generator=generator)
-        for chosen in order[: steps // recipe.epochs * recipe.batch].split(recipe.batch):
+        for chosen in order[: steps // recipe.epochs * recipe.batch].reshape(-1, recipe.batch):
             batch = normalised(augmented(padded, chosen, generator))
             with torch.autocast("cpu", torch.bfloat16):
                 loss = functional.cross_entropy(network(batch), labels[chosen], label_smoothing=SMOOTHING)

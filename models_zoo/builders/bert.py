@@ -28,7 +28,7 @@ class Attention(nn.Module):
         return y
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, self.size)).transpose(1, 2)
+        return x.reshape(-1, x.shape[1], self.heads, self.size).transpose(1, 2)
 
 
 class Layer(nn.Module):
@@ -70,5 +70,7 @@ class BERT(nn.Module):
 
 def bert(layers: int, width: int, heads: int, inner: int, vocabulary: int, length: int) -> Built:
     """Of any size; `length` is how many tokens a text has."""
+    if width % heads:
+        raise ValueError("width must be a multiple of heads")
     module = BERT(layers, width, heads, inner, vocabulary)
     return tokens(module, vocabulary, length, ("last_hidden_state", "pooler_output"), mask=True)

@@ -1,4 +1,4 @@
-"""CRNN (Shi et al. 2015): convolutions read a line of text, two bidirectional LSTMs go along it, each place a letter."""
+"""CRNN (Shi et al. 2015): convolutions read a line of text, and two bidirectional LSTMs go along it."""
 
 from __future__ import annotations
 

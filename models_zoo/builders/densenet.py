@@ -1,6 +1,6 @@
 """DenseNet (Huang et al. 2017): every layer reads what all layers before it in its block gave; torchvision's names.
 
-    norm -> relu -> 1x1 -> norm -> relu -> 3x3 -> 32 more channels, concatenated
+norm -> relu -> 1x1 -> norm -> relu -> 3x3 -> 32 more channels, concatenated
 """
 
 from __future__ import annotations

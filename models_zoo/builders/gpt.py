@@ -24,7 +24,8 @@ def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention (batch, heads, tokens, size), none looking ahead."""
     count = q.shape[2]
     ahead = torch.full((count, count), -1e9, device=q.device).triu(1)
-    return (q @ k.transpose(-2, -1) * q.shape[3] ** -0.5 + ahead).softmax(-1) @ v
+    found: Tensor = (q @ k.transpose(-2, -1) * q.shape[3] ** -0.5 + ahead).softmax(-1) @ v
+    return found
 
 
 class GPT2Block(nn.Module):
@@ -143,9 +144,13 @@ class Llama(nn.Module):
 
 def gpt2(layers: int, width: int, heads: int, vocabulary: int, length: int) -> Built:
     """Of any size; `length` is how many tokens a text has."""
+    if width % heads:
+        raise ValueError("width must be a multiple of heads")
     return tokens(GPT2(layers, width, heads, vocabulary), vocabulary, length, ("logits",))
 
 
 def llama(layers: int, width: int, heads: int, kv_heads: int, inner: int, vocabulary: int, length: int) -> Built:
     """Of any size; `heads` is a multiple of `kv_heads`."""
+    if heads % kv_heads or width % heads:
+        raise ValueError("width must be a multiple of heads, and heads of kv_heads")
     return tokens(Llama(layers, width, heads, kv_heads, inner, vocabulary), vocabulary, length, ("logits",))

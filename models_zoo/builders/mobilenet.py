@@ -1,6 +1,6 @@
 """MobileNetV2 (Sandler et al. 2018): narrow between blocks, wide and depthwise inside; names as torchvision gives them.
 
-    x -> 1x1 to t * width -> 3x3 depthwise -> 1x1 to width (no activation) -> + x where nothing changed its shape
+x -> 1x1 to t * width -> 3x3 depthwise -> 1x1 to width (no activation) -> + x where nothing changed its shape
 """
 
 from __future__ import annotations

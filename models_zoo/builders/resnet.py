@@ -70,20 +70,21 @@ class Backbone(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
+        self.stages = [f"layer{number + 1}" for number in range(len(blocks))]
         inputs = 64
         for number, count in enumerate(blocks):
             width = 64 << number
             stage = [make(inputs, width, 1 if number == 0 else 2)]
             stage += [make(width * expansion, width, 1) for _ in range(count - 1)]
-            setattr(self, f"layer{number + 1}", nn.Sequential(*stage))
+            self.add_module(f"layer{number + 1}", nn.Sequential(*stage))
             inputs = width * expansion
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """At strides 4, 8, 16 and 32."""
         x = functional.max_pool2d(functional.relu(self.bn1(self.conv1(image))), 3, 2, 1)
         found = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
             found.append(x)
         return found
 

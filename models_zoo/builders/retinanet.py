@@ -49,7 +49,8 @@ class Tower(nn.Module):
         """An answer (batch, places * anchors, outputs)."""
         for conv in self.convs:
             x = functional.relu(conv(x))
-        return self.last(x).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, self.outputs))
+        found: Tensor = self.last(x).permute(0, 2, 3, 1)
+        return found.reshape(found.shape[0], -1, self.outputs)
 
 
 class RetinaNet(nn.Module):

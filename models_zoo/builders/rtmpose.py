@@ -1,7 +1,7 @@
 """RTMPose-s (Jiang et al. 2023): CSPNeXt finds a map per keypoint, attention among keypoints, SimCC says where each is.
 
-    picture -> CSPNeXt-s -> 7x7 to one map per keypoint -> a token for each -> gated attention -> x and y as classes,
-    two to a pixel
+picture -> CSPNeXt-s -> 7x7 to one map per keypoint -> a token for each -> gated attention -> x and y as classes,
+two to a pixel
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class ScaleNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalised."""
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * self.scale
-        return x / size.clamp(min=1e-5) * self.gain
+        scaled: Tensor = x / size.clamp(min=1e-5) * self.gain
+        return scaled
 
 
 class GatedAttention(nn.Module):
@@ -88,7 +89,8 @@ class GatedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Every keypoint asks all keypoints."""
-        gate, value, base = functional.silu(self.into(self.norm(x))).split([self.hidden, self.hidden, self.queries], 2)
+        sizes = [self.hidden, self.hidden, self.queries]
+        gate, value, base = torch.split(functional.silu(self.into(self.norm(x))), sizes, 2)
         q, k = (base[:, :, None] * self.gamma + self.beta).unbind(2)
         weights = (q @ k.transpose(1, 2) / self.queries**0.5).relu().square()
         out: Tensor = x * self.skip + self.out(gate * (weights @ value))

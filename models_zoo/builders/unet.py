@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,7 +28,7 @@ class UNet(nn.Module):
         super().__init__()
         widths = [width << level for level in range(LEVELS)]
         self.inc = Twice(3, width)
-        self.down = nn.ModuleList(Twice(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(Twice(a, b) for a, b in pairwise(widths))
         rising = [*zip(widths[:0:-1], widths[-2::-1], strict=True)]
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, 2) for a, b in rising)
         self.join = nn.ModuleList(Twice(2 * b, b) for _, b in rising)

@@ -1,6 +1,6 @@
 """Vision transformers (Dosovitskiy et al. 2021; the sizes of DeiT), parameters named as timm names them.
 
-    patches + positions -> blocks: x + attention(norm(x)), x + mlp(norm(x)) -> norm -> first token, or mean -> linear
+patches + positions -> blocks: x + attention(norm(x)), x + mlp(norm(x)) -> norm -> first token, or mean -> linear
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Tokens of a batch of images."""
-        return self.proj(image).flatten(2).transpose(1, 2)
+        found: Tensor = self.proj(image)
+        return found.flatten(2).transpose(1, 2)
 
 
 class ViT(nn.Module):

@@ -1,7 +1,7 @@
 """A detector after YOLOv8 (Ultralytics 2023): what its exports look like, boxes decoded in the graph.
 
-    strides 8, 16, 32 -> down, up with concatenation, down again -> per level a distribution over 16 bins for each side
-    of a box, and scores -> (batch, 4 + classes, places): centre and size in pixels, scores from 0 to 1
+strides 8, 16, 32 -> down, up with concatenation, down again -> per level a distribution over 16 bins for each side
+of a box, and scores -> (batch, 4 + classes, places): centre and size in pixels, scores from 0 to 1
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class YOLOv8(nn.Module):
         inner = max(w4, min(classes, 100))
         self.boxes = nn.ModuleList(_head(a, max(64, w4 // 4), 4 * BINS) for a in (w4, w8, w16))
         self.classes = nn.ModuleList(_head(a, inner, classes) for a in (w4, w8, w16))
+        self.bins: Tensor
         self.register_buffer("bins", torch.arange(float(BINS)).view(1, BINS, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -101,8 +102,8 @@ class YOLOv8(nn.Module):
             torch.cat([box(x), kind(x)], 1).flatten(2)
             for box, kind, x in zip(self.boxes, self.classes, (first, second, third), strict=True)
         ]
-        boxes, scores = torch.cat(raw, 2).split(self.split, 1)
-        spread = boxes.unflatten(1, (4, BINS)).transpose(1, 2).softmax(1)
+        boxes, scores = torch.split(torch.cat(raw, 2), self.split, 1)
+        spread = boxes.reshape(image.shape[0], 4, BINS, -1).transpose(1, 2).softmax(1)
         near, far = functional.conv2d(spread, self.bins.to(spread)).squeeze(1).chunk(2, 1)
         places, strides = _places(image)
         low, high = places - near, places + far

@@ -6,20 +6,17 @@ About half a minute on one core. What makes the network worth pruning is how it 
 random, whole (Dropout2d), so that no single one carries much, and the BatchNormalization scales pay for their size
 (network slimming, Liu et al. 2017), so that some come to carry less than others.
 
-BatchNormalization nodes stay in the file, as separate nodes: the export skips the exporter's own optimiser, which folds
-them, and then folds constants only.
+BatchNormalization nodes stay in the file (`onnxprune.models_zoo.exporting`).
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxscript.optimizer
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
@@ -28,6 +25,7 @@ from torch.nn import functional
 
 from onnxprune import models_zoo
 from onnxprune.models_zoo.digits import INPUT, OUTPUT, Split
+from onnxprune.models_zoo.exporting import export
 
 WIDTHS = (16, 32, 64)
 HELD_OUT = 500
@@ -128,59 +126,6 @@ def train(images: Tensor, labels: Tensor) -> Digits:
     return network.eval()
 
 
-def export(network: Digits) -> onnx.ModelProto:
-    """ONNX with every parameter under its own name, BatchNormalization kept and the batch dynamic."""
-    program = torch.onnx.export(
-        network,
-        (torch.zeros(2, 1, 8, 8),),
-        dynamo=True,
-        optimize=False,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        verbose=False,
-    )
-    assert program is not None
-    with tempfile.TemporaryDirectory() as folder:
-        program.save(Path(folder) / "digits.onnx")
-        proto = onnx.load(Path(folder) / "digits.onnx")
-    onnxscript.optimizer.fold_constants(proto)
-    onnxscript.optimizer.remove_unused_nodes(proto)
-    _drop_zero_biases(proto.graph)
-    _drop_traces(proto)
-    _name_layers(proto.graph)
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
-
-
-def _drop_zero_biases(graph: onnx.GraphProto) -> None:
-    """Without its optimiser the exporter gives a bias of zeros to every convolution that has none."""
-    zeros = {weight.name for weight in graph.initializer if not onnx.numpy_helper.to_array(weight).any()}
-    for node in graph.node:
-        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in zeros:
-            del node.input[2]
-    used = {name for node in graph.node for name in node.input}
-    kept = [weight for weight in graph.initializer if weight.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _drop_traces(proto: onnx.ModelProto) -> None:
-    """The exporter notes on every node and value the stack that led to it, with the paths of the machine it ran on."""
-    graph = proto.graph
-    del graph.value_info[:]
-    for item in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        item.ClearField("metadata_props")
-        item.ClearField("doc_string")
-
-
-def _name_layers(graph: onnx.GraphProto) -> None:
-    """A node that owns a weight is called as its module is: `stage1.0.conv1`, not `node_conv2d_1`."""
-    for node in graph.node:
-        if len(node.input) > 1 and node.input[1].endswith(".weight"):
-            node.name = node.input[1].removesuffix(".weight")
-
-
 def main() -> None:
     """Train, measure once, write."""
     parser = argparse.ArgumentParser(description="Train the shipped network anew.")
@@ -195,7 +140,7 @@ def main() -> None:
     images, labels = tensors(arrays, "held_out")
     with torch.no_grad():
         accuracy = (network(images).argmax(1) == labels).float().mean().item()
-    proto = export(network)
+    proto = export(network, {INPUT: torch.zeros(2, 1, 8, 8)}, [OUTPUT])
     onnx.save(proto, options.folder / "digits.onnx")
     np.savez_compressed(options.folder / "digits.npz", **arrays)  # type: ignore[arg-type]  # the stubs see an option
     count = sum(parameter.numel() for parameter in network.parameters())

@@ -44,8 +44,14 @@ LAZY = (
     "torch",
     "torchvision",
 )
-EAGER = ("models_zoo/recipes/", "onnxprune/bridge/")
-"""Where a lazy one may be imported at the top: scripts that nothing imports, and what to_torch imports when called."""
+EAGER = (
+    "models_zoo/recipes/",
+    "models_zoo/builders/",
+    "models_zoo/exporting.py",
+    "models_zoo/training.py",
+    "onnxprune/bridge/",
+)
+"""Where a lazy one may be imported at the top: scripts that nothing imports, and what is imported when it is called."""
 
 Import = tuple[str, int, bool]
 """Module, line, whether it happens as the file itself is imported."""
