@@ -173,11 +173,14 @@ def squeeze(data: Numbers, axes: Sequence[int] | None) -> Numbers:
 
 def transpose(data: Numbers, perm: Sequence[int] | None) -> Numbers:
     old = dims(data)
-    if len(old) < 2 or list(perm or [1, 0]) == list(range(len(old))):
-        return data
-    if len(old) > 2:
-        raise NotImplementedError("sizes of more than two axes are not transposed")
-    return [list(row) for row in zip(*data, strict=True)]
+    perm = list(reversed(range(len(old)))) if perm is None else perm
+    strides = [product(old[axis + 1 :]) for axis in range(len(old))]
+    new = [old[axis] for axis in perm]
+    places = [0]
+    for axis in perm:
+        places = [place + i * strides[axis] for place in places for i in range(old[axis])]
+    items = flat(data)
+    return nest([items[place] for place in places], new)
 
 
 def expand(data: Numbers, shape: Sequence[int]) -> Numbers:

@@ -37,7 +37,7 @@ def picked(x: Tensor, index: Tensor, axis: int) -> Tensor:
         return F.embedding(index, x)
     axis = axis + x.dim() if axis < 0 else axis
     found = x.index_select(axis, index.reshape(-1))
-    return found.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    return found.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
 
 
 @op("GatherElements")
