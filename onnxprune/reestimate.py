@@ -17,7 +17,7 @@ do where least squares (see `compensate`) wants hundreds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from onnxprune.batches import Batch
 from onnxprune.batchnorm import BatchNorm, batch_norm
-from onnxprune.compensate import Compensated, Fit, Lost, Progress
+from onnxprune.compensate import Compensated, Progress
 from onnxprune.consumers import Consumers
 from onnxprune.errors import UserError
+from onnxprune.layer_fit import Fit, Lost, left
 from onnxprune.linear_layers import Layer, Matrices, layers, matrices, stored
 from onnxprune.model import Model
 from onnxprune.moments import Moments
@@ -147,19 +148,11 @@ def _moments(site: _Site, ours: Walk, theirs: Walk, lost: Lost) -> Moments | Non
     """Of the original's channels that are left, and of the pruned model's."""
     pair = Moments(site.axis)
     there = theirs.numbers(site.tensor) if site.ready <= site.at else theirs.ahead(site.ready, site.tensor)
-    for x, y in zip(_left(ours, site.tensor, lost), there, strict=True):
+    for x, y in zip(left(ours, site.tensor, lost), there, strict=True):
         if x.shape != y.shape or y.ndim < 2:
             return None
         pair.add(x, y)
     return pair
-
-
-def _left(ours: Walk, tensor: str, lost: Lost) -> Iterator[NDArray[np.float32]]:
-    for x in ours.numbers(tensor):
-        for axis in range(x.ndim):
-            if (tensor, axis) in lost:
-                x = np.delete(x, lost[tensor, axis], axis)
-        yield x
 
 
 def _line(moments: Moments, *, shifts: bool) -> _Line:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxprune.compensate import Compensated, compensate
+from onnxprune.compensate import Compensated, check_mode, compensate
 from onnxprune.data import Dataset, Request, reopened
 from onnxprune.evaluate import Evaluation, Reference, evaluate
 from onnxprune.model import Model
@@ -25,6 +25,8 @@ class Compensate:
     threads: int = 1
     on_progress: Callable[[float], None] | None = None
     """Told which part is over, 0 to 1."""
+    mode: str = "sequential"
+    """Or `one-pass`, which asks the original alone."""
 
     needs: ClassVar[tuple[str, ...]] = ("model", "original", "plan")
     gives: ClassVar[tuple[str, ...]] = ("model",)
@@ -36,6 +38,7 @@ class Compensate:
     )
 
     def check(self) -> None:
+        check_mode(self.mode)
         check_threads(self.threads)
 
     def run(self, state: State) -> State:
@@ -54,7 +57,9 @@ class Compensate:
         return changed(kept, model=model, notes=(self._told(before, after),))
 
     def _found(self, original: Model, pruned: Model, plan: Plan, data: Dataset) -> Compensated:
-        return compensate(original, pruned, plan, data, threads=self.threads, on_progress=self.on_progress)
+        return compensate(
+            original, pruned, plan, data, mode=self.mode, threads=self.threads, on_progress=self.on_progress
+        )
 
     def _told(self, before: Evaluation, after: Evaluation) -> str:
         b, a = before.deviation, after.deviation

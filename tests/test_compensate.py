@@ -36,7 +36,7 @@ from onnxprune.verify import verify
 Array = np.ndarray[Any, Any]
 NOISE = 3e-6
 """Deviation of outputs that are equal to float noise."""
-MODULE = importlib.import_module("onnxprune.compensate")
+FITTING = importlib.import_module("onnxprune.layer_fit")
 
 
 def cut(model: Model, gone: Mapping[str, list[int]]) -> tuple[Model, Plan]:
@@ -160,7 +160,7 @@ def test_only_numbers_change() -> None:
 
 def test_the_same_data_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a part of the rows is drawn."""
-    monkeypatch.setattr(MODULE, "rows_for", lambda features: 500)
+    monkeypatch.setattr(FITTING, "rows_for", lambda features: 500)
     model = prepared(NETS["mobilenet"]())
     pruned, plan = halved(model)
     one, two = (compensate(model, pruned, plan, open_data("random:30", model)) for _ in range(2))
@@ -642,7 +642,7 @@ def test_progress_is_told() -> None:
     pruned, plan = halved(model)
     told: list[float] = []
     compensate(model, pruned, plan, open_data("random:8", model), on_progress=told.append)
-    assert told == [number / 6 for number in range(6)]
+    assert told == [number / 6 for number in range(1, 7)]
 
 
 def test_outputs_in_other_places_are_left_alone() -> None:
@@ -682,7 +682,7 @@ class TestPass:
     def test_what_would_lead_away_is_left_undone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model, pruned, plan = self.case()
         worse = {name: Tensor.of(name, 3 * w.array()) for name, w in pruned.weights.items() if "head" in name}
-        bad = Compensated(pruned.replace(weights={**pruned.weights, **worse}), (MODULE.Fit("head", 1, 0.5),))
+        bad = Compensated(pruned.replace(weights={**pruned.weights, **worse}), (FITTING.Fit("head", 1, 0.5),))
         monkeypatch.setattr(importlib.import_module("onnxprune.passes.compensate"), "compensate", lambda *_, **__: bad)
         after = Compensate(Request("random:8")).run(State(pruned, original=model, plan=plan))
         assert after.model is pruned

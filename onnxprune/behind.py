@@ -1,0 +1,81 @@
+"""Which layers follow something that was cut, so that their weights may have something to make up for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnxprune.consumers import Consumers
+from onnxprune.linear_layers import Layer, layers, sum_behind
+from onnxprune.model import Model
+from onnxprune.plan import Plan
+from onnxprune.rectified import Shown, shown
+from onnxprune.walk import reads
+
+_OWN = frozenset(["out", "scale", "shift", "keep"])
+"""Roles of weights in which each channel has entries of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A layer of the pruned model to solve."""
+
+    layer: Layer
+    at: int
+    """The place of its node in the pruned model."""
+    sum: tuple[str, str] | None
+    """The residual sum that its output goes into, and the other summand: known before the layer runs."""
+    lacks: bool
+    """Whether something was cut from what it reads itself."""
+    shown: Mapping[str, Shown]
+    """Of its targets, what of them shows."""
+
+    @property
+    def targets(self) -> set[str]:
+        """Tensors of the original that may be looked at."""
+        return {self.layer.y, *([self.sum[0]] if self.sum else [])}
+
+
+def tasks(original: Model, pruned: Model, plan: Plan) -> list[Task]:
+    """Layers that something cut comes into, or stands beside, and whose outputs the original makes too."""
+    made = {name: index for index, node in enumerate(pruned.graph.node) for name in node.output}
+    there = {name for node in original.graph.node for name in node.output}
+    lacking = _lacking(pruned, plan)
+    behind = _behind(pruned, plan, lacking)
+    uses = Consumers(pruned)
+    found = []
+    for layer in layers(pruned):
+        at, both = made[layer.node.output[0]], sum_behind(layer, pruned)
+        if both is not None and (both[0] not in there or made.get(both[1], -1) >= at):
+            both = None
+        if layer.y in there and (layer.y in behind or (both is not None and both[1] in behind)):
+            ranges = {name: shown(name, uses) for name in {layer.y, *(both or ())[:1]}}
+            seen = {name: each for name, each in ranges.items() if each is not None}
+            found.append(Task(layer, at, both, layer.weight in lacking, seen))
+    return found
+
+
+def _lacking(model: Model, plan: Plan) -> set[str]:
+    """Weights that have lost what they read."""
+    slots = (slot for cut in plan.cuts for slot in cut.slots)
+    return {slot.tensor for slot in slots if slot.role not in _OWN and slot.tensor in model.weights}
+
+
+def _behind(model: Model, plan: Plan, lacking: set[str]) -> set[str]:
+    """Tensors that may differ from the original's at the channels that are left.
+
+    What is cut from a tensor and from all that a node makes of it passes by: the rest is computed as before. A weight
+    that has lost what it reads computes something else.
+    """
+    cuts: dict[str, set[int]] = {}
+    for number, each in enumerate(plan.cuts):
+        for slot in each.slots:
+            cuts.setdefault(slot.tensor, set()).add(number)
+    found: set[str] = set()
+    for node in model.graph.node:
+        read = reads(node)
+        gone = set().union(*(cuts.get(name, ()) for name in read if name not in model.weights))
+        passed = all(gone <= cuts.get(name, set()) for name in node.output if name)
+        if not passed or not lacking.isdisjoint(read) or not found.isdisjoint(read):
+            found.update(node.output)
+    return found
