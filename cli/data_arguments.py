@@ -12,6 +12,7 @@ from onnxprune.data import Dataset, Request, reopened
 from onnxprune.dims import Dims
 from onnxprune.errors import UserError
 from onnxprune.model import Model
+from onnxprune.passes.compensate import MAKE_UPS
 from onnxprune.preprocess import COLORS, LAYOUTS, Preprocess, read_preprocess
 from onnxprune.reconstruction import DATA_CRITERIA
 
@@ -64,6 +65,14 @@ def add_calibration(parser: Parser) -> None:
         "samples will do; none: on noise as smooth as photographs (default: leave the weights as they are)",
     )
     group.add_argument(
+        "--compensate",
+        choices=MAKE_UPS,
+        default="sequential",
+        help="by what: least squares, layer after layer (sequential, default); the same from what the original alone "
+        "computes (one-pass: quicker, but worse); mean and variance of each channel brought back (bn); or none: the "
+        "data is for the criterion alone",
+    )
+    group.add_argument(
         "--calib-samples", metavar="N", type=positive, default=1024, help="use so many at most (default: 1024)"
     )
 
@@ -77,6 +86,14 @@ def add_samples(parser: Parser) -> None:
         type=file_name,
         help="a folder or .zip of images, .npy, .npz or a folder of those, module:function, or random:N; none: noise "
         "as smooth as photographs",
+    )
+    group.add_argument(
+        "--compensate",
+        choices=MAKE_UPS,
+        default="sequential",
+        help="by what: least squares, layer after layer (sequential, default); the same from what the original alone "
+        "computes (one-pass: quicker, but worse); mean and variance of each channel brought back (bn); or none: the "
+        "data is for the criterion alone",
     )
     group.add_argument(
         "--calib-samples", metavar="N", type=positive, default=512, help="use so many at most (default: 512)"
@@ -94,6 +111,8 @@ def samples(args: Namespace) -> Request:
 def calibration(args: Namespace, *, embedded: bool) -> Request | None:
     """What to calibrate on. The network that is shipped has data for criteria that ask some."""
     spec = args.calib or (SEEN if embedded and args.criterion in ("auto", *DATA_CRITERIA) else None)
+    if spec is None and args.compensate not in ("sequential", "none"):
+        raise UserError(f"--compensate {args.compensate} asks for data: name some, --calib photos/, or --calib none")
     return _calibration(args, spec) if spec else None
 
 

@@ -27,6 +27,7 @@ from onnxprune.data import Request
 from onnxprune.errors import UserError
 from onnxprune.evaluate import Evaluation, Reference, evaluate
 from onnxprune.passes import Apply, Bench, Choose, Compensate, Normalize, Save, Score, Select, Spare, Steps, Verify
+from onnxprune.passes.compensate import make_up
 from onnxprune.pipeline import Observer, Pass, PassManager, State, Timings
 from onnxprune.replacing import check_writable
 from onnxprune.store import check_apart, check_target, data_file
@@ -80,6 +81,10 @@ class Measured(Protocol):
         """What to compensate on; None: nothing is."""
 
     @property
+    def compensate(self) -> str:
+        """By what."""
+
+    @property
     def metric(self) -> str | None:
         """None: accuracy, agreement and distance."""
 
@@ -129,7 +134,6 @@ def produce(
     with Activity(talk) as activity:
         activity.step("reading")
         source = opened(job.model, args.dim)
-        calib = measured.calib if measured is not None else None
         check_target(source.model, job.output)
         observers: list[Observer] = [Narrator(activity, talk), timings, skipped, notes, *watching]
         check_apart(source.model, job.also)
@@ -137,7 +141,7 @@ def produce(
             if job.plan is not None:
                 check_apart(source.model, [job.plan])
                 observers.append(PlanFile(job.plan, pending))
-            state = PassManager(_passes(job, makers, calib, args, source, activity), observers).run(source.model)
+            state = PassManager(_passes(job, makers, measured, args, source, activity), observers).run(source.model)
         activity.step("measuring what was kept")
         kept = _evaluated(measured, args, source, state)
         activity.step("counting")
@@ -153,14 +157,15 @@ def produce(
 
 
 def _passes(
-    job: Job, makers: Sequence[Pass], calib: Request | None, args: Namespace, source: Source, activity: Activity
+    job: Job, makers: Sequence[Pass], measured: Measured | None, args: Namespace, source: Source, activity: Activity
 ) -> list[Pass]:
     # one digit takes microseconds, which is all noise
     timed = source.dims or ({"batch": 64} if job.embedded else {})
     passes: list[Pass] = [Normalize(), *(_sized(step, source, timed) for step in makers), Apply()]
     passes.append(Verify(mode=args.verify, dims=source.dims, threads=args.threads))
-    if calib is not None:
-        passes.append(_sized(Compensate(calib, args.threads, activity.part), source, timed))
+    if measured is not None and measured.calib is not None:
+        made_up = make_up(measured.compensate, measured.calib, args.threads, activity.part)
+        passes += [_sized(step, source, timed) for step in made_up]
     if args.verify == "numeric" and not args.no_bench:
         passes.append(Bench(threads=args.threads, dims=timed, seconds=BENCH_SECONDS))
     return [*passes, Save(job.output)]

@@ -41,6 +41,7 @@ DOING = {
     "Choose": "trying criteria",
     "Spare": "cutting as much as the data bears",
     "Compensate": "making up for what was cut",
+    "Reestimate": "making up for what was cut",
     "Verify": "verifying against the masked original",
     "Bench": "measuring latency",
     "Save": "writing",

@@ -45,15 +45,17 @@ class Settings:
     """What to try criteria on; None: there is nothing to choose."""
     folder: str | None
     """For what a stopped run needs to go on."""
+    compensate: str
+    """By what is made up for what was cut."""
 
     def makers(self, verify: str, threads: int, say: Callable[[str], None]) -> list[Pass]:
         """The passes that lead to the plan."""
         if self.auto is not None:
-            return [Choose(self.auto, self.score, self.select, threads=threads)]
+            return [Choose(self.auto, self.score, self.select, threads=threads, compensate=self.compensate)]
         if self.max_drop is not None:
             assert self.data is not None
-            bound, data, folder = self.max_drop, self.data, self.folder
-            return [self.score, Spare(bound, data, self.select, self.calib, self.metric, threads, folder, say)]
+            bound, data, folder, how = self.max_drop, self.data, self.folder, self.compensate
+            return [self.score, Spare(bound, data, self.select, self.calib, self.metric, threads, folder, say, how)]
         if self.steps > 1:
             check = Verify(mode=verify, threads=threads)
             return [Steps(self.score, self.select, check, self.steps, self.schedule, self.folder)]
@@ -196,6 +198,7 @@ def decided(args: Namespace) -> Settings:
         calib,
         calib if auto else None,
         args.folder,
+        args.compensate,
     )
     for step in found.makers("off", 1, lambda line: None):
         if isinstance(step, Checked):

@@ -10,7 +10,7 @@ from onnxprune.costs import limited_by
 from onnxprune.data import Request, reopened
 from onnxprune.errors import UserError
 from onnxprune.evaluate import Reference, evaluate
-from onnxprune.passes.compensate import Compensate
+from onnxprune.passes.compensate import make_up
 from onnxprune.passes.score import Score
 from onnxprune.passes.select import Select
 from onnxprune.pipeline import State, changed
@@ -31,6 +31,8 @@ class Choose:
     select: Select = field(default_factory=Select)
     candidates: tuple[str, ...] = CANDIDATES
     threads: int = 1
+    compensate: str = "sequential"
+    """How each model is made up for what it lost: one of `onnxprune.passes.compensate.MAKE_UPS`."""
 
     needs: ClassVar[tuple[str, ...]] = ("model", "normalized", "coupling")
     gives: ClassVar[tuple[str, ...]] = ("scores", "plan")
@@ -55,8 +57,9 @@ class Choose:
                 why = error
                 continue
             assert made.plan is not None
-            pruned = State(apply(state.model, made.plan), original=state.model, plan=made.plan)
-            solved = Compensate(few, self.threads).run(pruned)
+            solved = State(apply(state.model, made.plan), original=state.model, plan=made.plan)
+            for step in make_up(self.compensate, few, self.threads):
+                solved = step.run(solved)
             figures = evaluate(solved.model, data, original=original, threads=self.threads)
             off = figures.deviation if figures.deviation is not None else float("inf")
             said.append(f"{criterion} {off:.3g}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxprune.compensate import Compensated, check_mode, compensate
+from onnxprune.compensate import MODES, Compensated, check_mode, compensate
 from onnxprune.data import Dataset, Request, reopened
 from onnxprune.evaluate import Evaluation, Reference, evaluate
 from onnxprune.model import Model
@@ -87,3 +87,18 @@ def _farther(before: Evaluation, after: Evaluation) -> bool:
     if before.deviation is None or after.deviation is None:
         return False
     return not (after.deviation <= before.deviation and after.deviation < math.inf)
+
+
+MAKE_UPS = (*MODES, "bn", "none")
+"""By what can be made up for what was cut: the two modes of `Compensate`, `Reestimate`, or nothing."""
+
+
+def make_up(
+    how: str, data: Request, threads: int, on_progress: Callable[[float], None] | None = None
+) -> list[Compensate]:
+    """The pass that makes up for a cut in one of `MAKE_UPS`, if it is not none."""
+    if how == "none":
+        return []
+    if how == "bn":
+        return [Reestimate(data, threads, on_progress)]
+    return [Compensate(data, threads, on_progress, how)]

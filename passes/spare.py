@@ -19,7 +19,7 @@ from onnxprune.evaluate import Evaluation, Reference, evaluate
 from onnxprune.journal import Journal, digest
 from onnxprune.kinds import is_number
 from onnxprune.meter import Meter
-from onnxprune.passes.compensate import Compensate
+from onnxprune.passes.compensate import make_up
 from onnxprune.passes.select import Select
 from onnxprune.pipeline import State, changed
 from onnxprune.plan import Plan
@@ -43,6 +43,8 @@ class Spare:
     """Where every try is kept, so that a stopped run goes on; None: nowhere."""
     on_try: Callable[[str], None] | None = None
     """Told of every model that was measured, in a sentence."""
+    compensate: str = "sequential"
+    """How: one of `onnxprune.passes.compensate.MAKE_UPS`."""
 
     needs: ClassVar[tuple[str, ...]] = ("model", "coupling", "scores")
     gives: ClassVar[tuple[str, ...]] = ("plan",)
@@ -93,7 +95,8 @@ class _Tries:
         if key not in self.known:
             made = State(apply(self.state.model, plan), original=self.state.model, plan=plan)
             if self.options.calib is not None:
-                made = Compensate(self.options.calib, self.options.threads).run(made)
+                for step in make_up(self.options.compensate, self.options.calib, self.options.threads):
+                    made = step.run(made)
             self.known[key] = drop_of(self.before, self._evaluated(made))
             self._write()
         self._tell(key, counts)
@@ -121,7 +124,8 @@ class _Tries:
             return None
         calib = reopened(options.calib, self.state.model).digest if options.calib else None
         facts = {"model": digest(self.state.model), "data": self.dataset.digest, "calib": calib}
-        return Journal(options.folder, {**facts, "metric": options.metric, "max_drop": options.max_drop})
+        how = {"compensate": options.compensate} if options.compensate != "sequential" else {}
+        return Journal(options.folder, {**facts, **how, "metric": options.metric, "max_drop": options.max_drop})
 
     def _write(self) -> None:
         if self.journal is not None:

@@ -141,3 +141,21 @@ def test_options_that_contradict_each_other(run: Run, model: Path, words: list[s
 def test_steps_of_the_file_are_checked_like_those_of_the_command_line(run: Run, model: Path, tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text("steps = 0\n")
     assert "steps must be a whole number" in run("prune", model, "--config", "p.toml").err
+
+
+def test_how_is_made_up_for_what_was_cut(run: Run, tmp_path: Path) -> None:
+    accuracy, said = {}, {}
+    for how in ("sequential", "one-pass", "bn", "none"):
+        options = ["--calib", SEEN, "--calib-samples", "256", "--compensate", how, "--no-bench", "--json"]
+        found = run("prune", "--ratio", "0.7", "--criterion", "l2", "-o", f"{how}.onnx", *options)
+        accuracy[how], said[how] = found.data["after"]["accuracy"], found.err
+    assert accuracy["none"] + 0.05 < accuracy["bn"] < accuracy["one-pass"] < accuracy["sequential"]
+    assert "compensated on 256 samples" in said["one-pass"]
+    assert "re-estimated on 256 samples" in said["bn"]
+    assert "256 samples" not in said["none"]
+
+
+def test_making_up_without_data_is_refused(run: Run, model: Path) -> None:
+    said = run("prune", model, "--compensate", "bn")
+    assert said.code == 2
+    assert "--compensate bn asks for data: name some" in said.err
