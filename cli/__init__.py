@@ -60,7 +60,8 @@ examples:
 
 {RATIO}
 
-`onnxprune COMMAND --help` explains a command.
+`onnxprune COMMAND --help` explains a command. A word in brackets behind an
+error, such as [nothing-to-cut], is the name of its entry in docs/errors.md.
 """
 
 
@@ -94,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if isinstance(error, Unheard):
             _forget_stdout()
-        say(f"onnxprune: error: {' '.join(str(error).split())}")
+        code = f" [{error.code}]" if error.code else ""
+        say(f"onnxprune: error: {' '.join(str(error).split())}{code}")
         return error.exit_code
     except KeyboardInterrupt as interruption:
         say("onnxprune: interrupted")

@@ -10,7 +10,7 @@ from typing import Any
 from onnxprune.cli.arguments import Parser, file_name, positive
 from onnxprune.data import Dataset, Request, reopened
 from onnxprune.dims import Dims
-from onnxprune.errors import UserError
+from onnxprune.errors import NoData
 from onnxprune.model import Model
 from onnxprune.passes.compensate import MAKE_UPS
 from onnxprune.preprocess import COLORS, LAYOUTS, Preprocess, read_preprocess
@@ -125,7 +125,7 @@ def _calibration(args: Namespace, spec: str) -> Request:
 def asked(args: Namespace, *, embedded: bool) -> Request:
     """What the arguments ask for; mistakes in them must not wait for the model to be read."""
     if args.data is None and not embedded:
-        raise UserError("name the data: --data photos/, x.npz, module:function or random:64")
+        raise NoData("name the data: --data photos/, x.npz, module:function or random:64")
     return Request(args.data or EMBEDDED, _preprocess(args), args.limit, args.batch)
 
 

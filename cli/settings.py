@@ -16,7 +16,7 @@ from onnxprune.cli.arguments import Parser, Words, file_name, positive, whole
 from onnxprune.costs import COSTS, limited_by
 from onnxprune.criteria import CRITERIA
 from onnxprune.data import Request
-from onnxprune.errors import UserError
+from onnxprune.errors import NoData, UserError
 from onnxprune.names import suggest
 from onnxprune.passes import Choose, Score, Select, Spare, Steps, Verify
 from onnxprune.pipeline import Checked, Pass
@@ -175,7 +175,7 @@ def decided(args: Namespace) -> Settings:
     if auto:
         del given["criterion"]
         if calib is None:
-            raise UserError("--criterion auto tries criteria on data: name some, --calib photos/ or module:function")
+            raise NoData("--criterion auto tries criteria on data: name some, --calib photos/ or module:function")
         if args.max_drop is not None or steps > 1:
             raise UserError("--criterion auto chooses for one plain cut; with --steps or --max-drop name a criterion")
     score = Score(**given, data=calib, sensitivity=args.sensitivity)
@@ -240,7 +240,7 @@ def _data(args: Namespace) -> Request | None:
     """What to measure on; the network that is shipped has its own."""
     if args.data is None and (args.model or args.max_drop is None):
         if args.max_drop is not None or args.metric is not None:
-            raise UserError("name the data to measure on: --data photos/, x.npz, module:function or random:64")
+            raise NoData("name the data to measure on: --data photos/, x.npz, module:function or random:64")
         if args.model:
             return None
     return data_arguments.asked(args, embedded=not args.model)

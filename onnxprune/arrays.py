@@ -25,7 +25,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from onnxprune.batches import Chunk
-from onnxprune.errors import UserError
+from onnxprune.errors import UnfitData
 from onnxprune.form import Form, missing
 from onnxprune.inputs import LARGEST
 
@@ -111,7 +111,7 @@ def array_files(path: Path, form: Form, limit: int | None) -> ArrayFiles:
     files = tuple(_file(item, form) for item in paths)
     for stored in (stored for file in files for stored in (*file.feeds.values(), file.labels) if stored is not None):
         if stored.dtype.kind not in "biufU":
-            raise UserError(f"{stored} holds {stored.dtype}, which is neither numbers nor text")
+            raise UnfitData(f"{stored} holds {stored.dtype}, which is neither numbers nor text")
     return ArrayFiles(form, files, limit)
 
 
@@ -139,7 +139,7 @@ def _file(path: Path, form: Form) -> File:
     unused = tuple(name for name in found if name not in names and name != label)
     samples = _samples(path, form, {name: found[name] for name in names})
     if label and form.stacked and found[label].shape[:1] != (samples,):
-        raise UserError(f"{found[label]}: labels of shape {found[label].shape} for {samples} samples")
+        raise UnfitData(f"{found[label]}: labels of shape {found[label].shape} for {samples} samples")
     return File(path, {name: found[name] for name in names}, found[label] if label else None, unused, samples)
 
 
@@ -149,7 +149,7 @@ def _samples(path: Path, form: Form, feeds: dict[str, Stored]) -> int:
     lengths = {name: stored.shape[0] if stored.shape else 0 for name, stored in feeds.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
-        raise UserError(f"{str(path)!r} holds arrays of different numbers of samples: {listed}")
+        raise UnfitData(f"{str(path)!r} holds arrays of different numbers of samples: {listed}")
     return next(iter(lengths.values()))
 
 
@@ -185,14 +185,14 @@ class _Reader:
             self.file.seek(self.stored.start + row * self.width)
             data = self.file.read(count * self.width)
         if len(data) != count * self.width:
-            raise UserError(f"{self.stored} is cut short: {count * self.width} bytes were to come, {len(data)} did")
+            raise UnfitData(f"{self.stored} is cut short: {count * self.width} bytes were to come, {len(data)} did")
         return np.frombuffer(data, self.stored.dtype)
 
     def _bound(self, rows: int) -> None:
         if rows * self.width > LARGEST:
             how = "store it row by row (np.ascontiguousarray)" if self.stored.columns else "use smaller batches"
             size = rows * self.width / 2**30
-            raise UserError(f"{self.stored}: {size:,.1f} GiB at once, where at most {LARGEST >> 30} are read; {how}")
+            raise UnfitData(f"{self.stored}: {size:,.1f} GiB at once, where at most {LARGEST >> 30} are read; {how}")
 
 
 @contextmanager
@@ -239,6 +239,6 @@ def _reading(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot read {what}: {error.strerror or error}") from None
+        raise UnfitData(f"cannot read {what}: {error.strerror or error}") from None
     except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"cannot read {what}: {error}") from None
+        raise UnfitData(f"cannot read {what}: {error}") from None

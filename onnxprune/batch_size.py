@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxprune.dims import LONGEST, Dims, candidates, inputs_of, kind_of
-from onnxprune.errors import UserError
+from onnxprune.errors import OpenSizes, UserError
 from onnxprune.inputs import Feeds
 from onnxprune.kinds import is_whole
 from onnxprune.model import Model
@@ -20,10 +20,10 @@ def bind_batch(models: Sequence[Model], dims: Dims, batch: int) -> dict[str, int
     keys = [key for key in free if kind_of(inputs, key) == "batch"]
     for key in keys:
         if free[key] != batch == unbound[key]:
-            raise UserError(f"--batch {batch} contradicts --dim, which makes {key!r} {free[key]}")
+            raise OpenSizes(f"--batch {batch} contradicts --dim, which makes {key!r} {free[key]}")
     if not keys and batch != 1:
         listed = f"the free dimensions are {', '.join(free)}, use --dim" if free else "all inputs are of fixed size"
-        raise UserError(f"--batch {batch}: no input has a free batch dimension; {listed}")
+        raise OpenSizes(f"--batch {batch}: no input has a free batch dimension; {listed}")
     return {**dims, **{key: batch for key in keys if key not in dims}}
 
 

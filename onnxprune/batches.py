@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.errors import UserError
+from onnxprune.errors import UnfitData
 from onnxprune.form import Form, fit
 from onnxprune.inputs import Feeds
 
@@ -54,9 +54,9 @@ def fitted(form: Form, chunk: Chunk) -> Chunk:
     if chunk.labels is None:
         return found
     if not chunk.labels.ndim or len(chunk.labels) != count_of(form, found):
-        raise UserError(f"{chunk.where}: labels of shape {chunk.labels.shape} for {count_of(form, found)} samples")
+        raise UnfitData(f"{chunk.where}: labels of shape {chunk.labels.shape} for {count_of(form, found)} samples")
     if chunk.labels.dtype.kind not in "biuf":
-        raise UserError(f"{chunk.where}: labels must be numbers, not {chunk.labels.dtype}")
+        raise UnfitData(f"{chunk.where}: labels must be numbers, not {chunk.labels.dtype}")
     return found
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxprune.batch_size import samples
 from onnxprune.cost import params
 from onnxprune.dims import Dims
-from onnxprune.errors import UserError
+from onnxprune.errors import NotRunnable, UserError
 from onnxprune.inputs import Feeds, caller, runnable_together
 from onnxprune.model import Model
 from onnxprune.model_files import as_files, titles_of
@@ -177,7 +177,7 @@ def _session(path: Path, title: str, *, threads: int, provider: str) -> Any:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=with_cpu(provider))
     except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-        raise UserError(f"{title}: onnxruntime does not accept the model: {_line(error)}") from None
+        raise NotRunnable(f"{title}: onnxruntime does not accept the model: {_line(error)}") from None
     if session.get_providers()[0] != provider:
         raise UserError(f"{provider} is installed but does not start on this machine; use another provider")
     return session
@@ -189,7 +189,7 @@ def _started(session: Any, feeds: Feeds, title: str) -> Callable[[], object]:
         call = caller(session, feeds)
         call()
     except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-        raise UserError(f"{title}: onnxruntime cannot run the model: {_line(error)}") from None
+        raise NotRunnable(f"{title}: onnxruntime cannot run the model: {_line(error)}") from None
     return call
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxprune.alignment import Alignment
 from onnxprune.coupling import Coupling, Group, Indices
-from onnxprune.errors import NothingToCut, Unreachable, UserError
+from onnxprune.errors import NothingToCut, OutOfReach, Unreachable, UserError
 from onnxprune.knapsack import by_gain
 from onnxprune.meter import Meter, Usage
 from onnxprune.plan import Plan
@@ -280,7 +280,7 @@ def _fast_enough(
     if fast > limit:
         work = parse(["macs=0.5"])[0]
         least = _amount(meter.usage(order.counts(order.size)), work)
-        raise UserError(
+        raise OutOfReach(
             f"target {target.text!r} cannot be reached: cut as far as min_keep allows, the model takes {fast:.2f} of "
             f"the original's time{target.also(fast * original_ms)}{_holders(order, meter, work, least)}; lower "
             "min_keep, or take the target back"

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from onnxprune.criteria import UnitScores
 from onnxprune.curves import Curve, Sensitivity
-from onnxprune.errors import UserError
+from onnxprune.errors import OtherRun
 from onnxprune.evaluate import Evaluation
 from onnxprune.scores import Scores
 
@@ -42,7 +42,7 @@ FAR = 1e9
 def rescored(scores: Scores, found: Sensitivity) -> Scores:
     """The same ranking within each group; between groups, measured damage decides."""
     if scores.criterion != found.criterion:
-        raise UserError(
+        raise OtherRun(
             f"the sensitivity was measured with criterion {found.criterion!r}, and units are ranked by "
             f"{scores.criterion!r}: use the same for both"
         )
@@ -51,13 +51,13 @@ def rescored(scores: Scores, found: Sensitivity) -> Scores:
         if curve.group in scores.by_group and curve.points:
             units = len(scores.by_group[curve.group])
             if units != curve.units:
-                raise UserError(
+                raise OtherRun(
                     f"the sensitivity was measured on another model, or with other options of analysis: group "
                     f"{curve.group!r} had {curve.units} units and has {units}"
                 )
             measured[curve.group] = rises(found, curve)
     if not measured:
-        raise UserError("the sensitivity was measured on other groups than those of this model")
+        raise OtherRun("the sensitivity was measured on other groups than those of this model")
     by_group = {
         name: _placed(own, measured[name] if name in measured else _typical(list(measured.values()), len(own)))
         for name, own in scores.by_group.items()

@@ -27,7 +27,7 @@ from onnxprune import synthetic
 from onnxprune.arrays import LABELS, array_files, is_array
 from onnxprune.batches import Batch, Chunk, batched, fitted, limited
 from onnxprune.dims import Dims
-from onnxprune.errors import UserError
+from onnxprune.errors import UnfitData, UserError
 from onnxprune.form import Form, form_of
 from onnxprune.functions import function_of, is_function_name, theirs
 from onnxprune.images import ImageFiles, image_files, is_image
@@ -109,7 +109,7 @@ class Dataset:
         chunks = (fitted(self.form, chunk) for chunk in self._source.chunks(size))
         for batch in batched(self.form, limited(self.form, chunks, self._source.limit), size):
             if labelled not in (None, batch.labels is not None):
-                raise UserError(f"{where} has labels for a part of its samples only")
+                raise UnfitData(f"{where} has labels for a part of its samples only")
             labelled = batch.labels is not None
             count += batch.count
             for array in (*batch.feeds.values(), *([batch.labels] if batch.labels is not None else [])):
@@ -122,9 +122,9 @@ class Dataset:
             yield batch
         found = (count, digest.hexdigest())
         if not count:
-            raise UserError("; ".join([f"{where} holds no samples", *self.notes]))
+            raise UnfitData("; ".join([f"{where} holds no samples", *self.notes]))
         if self._seen not in (None, found):
-            raise UserError(f"{where} gives other data each time; it must give the same (no shuffling, a fixed seed)")
+            raise UnfitData(f"{where} gives other data each time; it must give the same (no shuffling, a fixed seed)")
         self._seen = found
         self._held = held if room > 0 else None
 
@@ -177,11 +177,11 @@ def reopened(request: Request, model: Model, *, hold: int = 0) -> Dataset:
     form = form_of(model, dict(request.dims))
     source = _random(request, model) or _files(request, form) or _calls(request, form)
     if source is None:
-        raise UserError(
+        raise UnfitData(
             f"there is no {request.spec!r}: data is a file or folder (images, .npy, .npz), module:function, or random:N"
         )
     if request.preprocess not in (None, Preprocess()) and not isinstance(source, ImageFiles):
-        raise UserError(f"mean, std, size, layout and color are for images, and {request.spec!r} are none")
+        raise UnfitData(f"mean, std, size, layout and color are for images, and {request.spec!r} are none")
     return Dataset(request, form, source, hold)
 
 
@@ -193,16 +193,16 @@ def _files(request: Request, form: Form) -> Source | None:
         if path.is_dir():
             arrays = any(map(is_array, path.iterdir()))
             if arrays and any(is_image(item.name) for item in path.iterdir()):
-                raise UserError(f"{request.spec!r} holds both images and arrays: put them into folders of their own")
+                raise UnfitData(f"{request.spec!r} holds both images and arrays: put them into folders of their own")
         else:
             arrays = is_array(path)
             if not arrays and path.suffix.lower() != ".zip":
-                raise UserError(f"{request.spec!r} is neither .npy nor .npz, and no folder or .zip of images")
+                raise UnfitData(f"{request.spec!r} is neither .npy nor .npz, and no folder or .zip of images")
         if arrays:
             return array_files(path, form, request.limit)
         return image_files(path, form, request.preprocess or Preprocess(), request.limit)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        raise UserError(f"cannot read {request.spec!r}: {getattr(error, 'strerror', None) or error}") from None
+        raise UnfitData(f"cannot read {request.spec!r}: {getattr(error, 'strerror', None) or error}") from None
 
 
 @dataclass(frozen=True, eq=False)

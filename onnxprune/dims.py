@@ -20,7 +20,7 @@ from numbers import Integral
 
 import onnx
 
-from onnxprune.errors import UserError
+from onnxprune.errors import OpenSizes, UserError
 from onnxprune.model import Model
 from onnxprune.names import suggest
 from onnxprune.symbols import evaluate, names
@@ -151,18 +151,18 @@ def check_dims(inputs: Iterable[Input], dims: Dims) -> None:
     known = list(dict.fromkeys([*_keys(inputs), *_symbols(inputs)]))
     for name, size in dims.items():
         if not _is_integer(size) or size < 1:
-            raise UserError(f"dimension {name!r}: {size!r} is not possible, the size must be at least 1")
+            raise OpenSizes(f"dimension {name!r}: {size!r} is not possible, the size must be at least 1")
         if size > LONGEST:
-            raise UserError(f"dimension {name!r}: {size} is not possible, the size must be at most {LONGEST}")
+            raise OpenSizes(f"dimension {name!r}: {size} is not possible, the size must be at most {LONGEST}")
         if name in known or name in aliases:
             continue
         for x in inputs:
             for axis, length in enumerate(x.shape):
                 if name == f"{x.name}:{axis}":
-                    raise UserError(f"dimension {name!r} is fixed at {length} in the model and cannot be set")
+                    raise OpenSizes(f"dimension {name!r} is fixed at {length} in the model and cannot be set")
         listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
         end = suggest(name, known) or (f"; the free ones are {listed}" if known else "; all its inputs are fixed")
-        raise UserError(f"the model has no free dimension {name!r}{end}")
+        raise OpenSizes(f"the model has no free dimension {name!r}{end}")
 
 
 def _is_integer(size: object) -> bool:
@@ -173,7 +173,7 @@ def _input(value: onnx.ValueInfoProto, readers: Readers, dims: Dims) -> Input:
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
         word = (kind or "untyped").removesuffix("_type").replace("_", " ")
-        raise UserError(f"input {value.name!r} is not a tensor but {word}: no inputs can be made for this model")
+        raise OpenSizes(f"input {value.name!r} is not a tensor but {word}: no inputs can be made for this model")
     tensor = value.type.tensor_type
     integer = tensor.elem_type not in _FLOATS
     declared = tensor.shape.dim if tensor.HasField("shape") else None

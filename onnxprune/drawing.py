@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxprune.errors import UserError
+from onnxprune.errors import MissingExtra, UserError
 from onnxprune.replacing import replacing, unwritable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def check(path: Path) -> None:
     try:
         import matplotlib.figure  # noqa: F401  only whether it is there
     except ImportError:
-        raise UserError("drawing needs matplotlib: pip install 'onnxprune[report]'") from None
+        raise MissingExtra("drawing needs matplotlib: pip install 'onnxprune[report]'") from None
 
 
 def save(drawn: Figure, path: Path) -> None:

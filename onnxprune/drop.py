@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnxprune.errors import UserError
+from onnxprune.errors import OutOfReach, UserError
 from onnxprune.evaluate import Evaluation
 
 TRIES = 12
@@ -42,7 +42,7 @@ def deepest(size: int, bound: float, measure: Callable[[int], tuple[float, str]]
     """The longest prefix found that holds the bound; `least` units go in any case."""
     lost, name = measure(least)
     if not holds(lost, bound):
-        raise UserError(
+        raise OutOfReach(
             f"--max-drop {bound:g} cannot be held: {name} is off by {lost:.4f} with what goes in any case, by "
             "a target, a ratio or ratios of single groups; raise the bound or take these back"
         )

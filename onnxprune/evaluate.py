@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnxprune import runtime
 from onnxprune.batches import Batch
 from onnxprune.data import Dataset
-from onnxprune.errors import UserError
+from onnxprune.errors import NotFinite, UnfitData, UserError
 from onnxprune.functions import function_of, is_function_name, theirs
 from onnxprune.model import Model, expect_model
 
@@ -167,7 +167,7 @@ class _Figures:
             self.notes[f"labels of {labels.dtype} [{shape}] are no class numbers, so there is no accuracy"] = None
             return
         if labels.min() < 0 or labels.max() >= self.classes:
-            raise UserError(f"labels run from {labels.min()} to {labels.max()}, for a model of {self.classes} classes")
+            raise UnfitData(f"labels run from {labels.min()} to {labels.max()}, for a model of {self.classes} classes")
         rank = _ranks(logits, labels.astype(np.int64))
         self.labelled += len(labels)
         self.first += int((rank == 0).sum())
@@ -215,7 +215,7 @@ def _counted(outputs: Mapping[str, Any], batch: Batch, whose: str) -> dict[str, 
                 continue
             array = array[: batch.count]
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UserError(f"output {name!r} of {whose} holds NaN or Inf")
+            raise NotFinite(f"output {name!r} of {whose} holds NaN or Inf")
         found[name] = array
     return found
 

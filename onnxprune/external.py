@@ -15,7 +15,7 @@ from typing import BinaryIO
 import onnx
 
 from onnxprune import wire
-from onnxprune.errors import UserError
+from onnxprune.errors import InvalidModel
 from onnxprune.regions import File, Region
 from onnxprune.tensors import Tensor, stored_bytes
 
@@ -32,20 +32,20 @@ def resolve(tensor: onnx.TensorProto, model: Path, files: dict[Path, File]) -> R
     name, location = tensor.name, said.get("location", "")
     expected = stored_bytes(tensor)
     if tensor.data_type == onnx.TensorProto.STRING:
-        raise UserError(f"initializer {name!r}: strings cannot be external data")
+        raise InvalidModel(f"initializer {name!r}: strings cannot be external data")
     try:
         offset = int(said.get("offset", "0") or 0)
         length = int(said.get("length", "") or expected)
     except ValueError:
-        raise UserError(f"initializer {name!r}: the offset or length of its external data is not a number") from None
+        raise InvalidModel(f"initializer {name!r}: the offset or length of its external data is not a number") from None
     file = _open(name, location, model, files)
     if min(offset, length) < 0 or offset + length > file.size:
-        raise UserError(
+        raise InvalidModel(
             f"initializer {name!r}: its external data (bytes {offset} to {offset + length} of {location!r}) lies "
             f"beyond the file's end at {file.size}; the file is damaged or incomplete"
         )
     if length != expected:
-        raise UserError(
+        raise InvalidModel(
             f"initializer {name!r}: its external data has {length} bytes, but its "
             f"shape {list(tensor.dims)} needs {expected}"
         )
@@ -60,7 +60,7 @@ def embed(proto: onnx.ModelProto, model: Path, files: dict[Path, File]) -> None:
             region = resolve(tensor, model, files)
             room -= region.length
             if room < 0:
-                raise UserError(
+                raise InvalidModel(
                     f"tensor {tensor.name!r} of a node or subgraph makes its external data too big to be read"
                 )
             tensor.raw_data = region.read()
@@ -96,16 +96,16 @@ def _open(name: str, location: str, model: Path, files: dict[Path, File]) -> Fil
     try:
         path = (folder / location).resolve()
         if Path(location).is_absolute() or not path.is_relative_to(folder):
-            raise UserError(
+            raise InvalidModel(
                 f"initializer {name!r}: its external data {location!r} lies outside the model's folder; {mend}"
             )
         if path not in files:
             if not path.is_file():
-                raise UserError(f"initializer {name!r}: its external data file {location!r} is missing; {mend}")
+                raise InvalidModel(f"initializer {name!r}: its external data file {location!r} is missing; {mend}")
             files[path] = File(path)
         return files[path]
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"initializer {name!r}: its external data {location!r} cannot be read: {error}") from None
+        raise InvalidModel(f"initializer {name!r}: its external data {location!r} cannot be read: {error}") from None
 
 
 def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.dims import Dims, Input, check_dims, inputs_of, kind_of
-from onnxprune.errors import UserError
+from onnxprune.errors import UnfitData, UserError
 from onnxprune.inputs import Feeds
 from onnxprune.model import Model
 from onnxprune.names import suggest
@@ -49,7 +49,7 @@ class Form:
     def only(self, what: str) -> Input:
         """The one input of a model; `what` has no names to tell several apart."""
         if len(self.inputs) != 1:
-            raise UserError(
+            raise UnfitData(
                 f"{what} feeds a model of one input, and this one takes {self}: use .npz files, whose arrays have names"
             )
         return self.inputs[0]
@@ -59,7 +59,7 @@ def form_of(model: Model, dims: Dims | None = None) -> Form:
     """The form of the model's data."""
     free = inputs_of(model, dims)
     if not free:
-        raise UserError("the model takes no inputs, so there is nothing that data could be fed to")
+        raise UnfitData("the model takes no inputs, so there is nothing that data could be fed to")
     check_dims(free, dims or {})
     inputs = tuple(replace(x, shape=tuple(_size(x, axis, dims or {}) for axis in range(len(x.shape)))) for x in free)
     stacked = _stacked(free)
@@ -83,7 +83,7 @@ def fit(form: Form, arrays: Mapping[str, Array], where: str) -> Feeds:
 def missing(form: Form, name: str, there: list[str], where: str) -> UserError:
     """What to say where an input has no array."""
     listed = ", ".join(map(repr, there[:8])) or "nothing"
-    return UserError(f"{where} has no array {name!r}, only {listed}{suggest(name, there)}; the model takes {form}")
+    return UnfitData(f"{where} has no array {name!r}, only {listed}{suggest(name, there)}; the model takes {form}")
 
 
 def _size(x: Input, axis: int, dims: Dims) -> int | str:
@@ -128,7 +128,7 @@ def _dtype(x: Input) -> np.dtype[Any]:
 
 def _check_shape(form: Form, x: Input, array: Array, sizes: dict[str, int], where: str) -> None:
     """Refuse lengths that the input does not take, or that differ where one name stands for both."""
-    wrong = UserError(f"{where} holds {array.dtype} {list(array.shape)} for input {described(x)}")
+    wrong = UnfitData(f"{where} holds {array.dtype} {list(array.shape)} for input {described(x)}")
     if array.ndim != len(x.shape):
         raise wrong
     for axis, (wanted, size) in enumerate(zip(x.shape, array.shape, strict=True)):
@@ -141,10 +141,10 @@ def _check_shape(form: Form, x: Input, array: Array, sizes: dict[str, int], wher
         else:
             key = wanted
         if not size:
-            raise UserError(f"{where} holds an empty array for input {described(x)}")
+            raise UnfitData(f"{where} holds an empty array for input {described(x)}")
         if sizes.setdefault(key, size) != size:
             what = f"{key!r} is" if key else "there are"
-            raise UserError(f"{where}: {what} {sizes[key]} in one input and {size} in {described(x)}")
+            raise UnfitData(f"{where}: {what} {sizes[key]} in one input and {size} in {described(x)}")
 
 
 def _converted(x: Input, array: Array, where: str) -> Array:
@@ -153,21 +153,21 @@ def _converted(x: Input, array: Array, where: str) -> Array:
     what = f"{where}: input {described(x)}"
     if dtype.kind == "O":
         if array.dtype.kind != "U":
-            raise UserError(f"{what} takes text, not {array.dtype}")
+            raise UnfitData(f"{what} takes text, not {array.dtype}")
         return array.astype(object)
     if array.dtype.kind not in "biuf":
-        raise UserError(f"{what} takes numbers, not {array.dtype}")
+        raise UnfitData(f"{what} takes numbers, not {array.dtype}")
     if array.dtype.kind == "f" and np.isnan(array).any():
-        raise UserError(f"{what} is given NaN")
+        raise UnfitData(f"{what} is given NaN")
     if x.dtype in FLOATS:
         with np.errstate(over="ignore"):
             made = array.astype(dtype, copy=False)
         if made.dtype != array.dtype and (np.isinf(made) & np.isfinite(array)).any():
-            raise UserError(f"{what} is given numbers that are too large for it")
+            raise UnfitData(f"{what} is given numbers that are too large for it")
         return made
     if array.dtype.kind == "f":
-        raise UserError(f"{what} takes whole numbers, and is given {array.dtype}: convert the data, nothing is rounded")
+        raise UnfitData(f"{what} takes whole numbers, and is given {array.dtype}: convert the data, nothing is rounded")
     made = array.astype(dtype, copy=False)
     if made.dtype != array.dtype and not np.array_equal(made, array):
-        raise UserError(f"{what} is given numbers outside its range ({array.min()} to {array.max()})")
+        raise UnfitData(f"{what} is given numbers outside its range ({array.min()} to {array.max()})")
     return made

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from onnxprune.arrays import spread
 from onnxprune.batches import Chunk
 from onnxprune.dims import Input
-from onnxprune.errors import UserError
+from onnxprune.errors import MissingExtra, UnfitData
 from onnxprune.form import Form
 from onnxprune.preprocess import Preprocess, decided, prepared
 
@@ -104,13 +104,13 @@ def image_files(root: Path, form: Form, how: Preprocess, limit: int | None) -> I
     depth = alone(images)
     foldered = sum(len(parts) > depth + 1 for parts in images)
     if 0 < foldered < len(images):
-        raise UserError(
+        raise UnfitData(
             f"{str(root)!r} holds {len(images) - foldered} images beside folders with {foldered} more: put all of them "
             f"into class folders, or none"
         )
     classes = tuple(sorted({parts[depth] for parts in images})) if foldered else ()
     if classes and {name.lower() for name in classes} <= _SPLITS:
-        raise UserError(f"{str(root)!r} holds {' and '.join(classes)}, which are no classes: name one of these folders")
+        raise UnfitData(f"{str(root)!r} holds {' and '.join(classes)}, which are no classes: name one of these folders")
     labels = tuple(classes.index(parts[depth]) for parts in images) if classes else None
     return ImageFiles(root, tuple(images), labels, classes, x, decided(x, how), limit)
 
@@ -120,7 +120,7 @@ def listed(root: Path) -> list[Parts]:
     _require_pillow()
     images = sorted(_zipped(root) if root.is_file() else _walked(root))
     if not images:
-        raise UserError(f"{str(root)!r} holds no images ({', '.join(SUFFIXES)})")
+        raise UnfitData(f"{str(root)!r} holds no images ({', '.join(SUFFIXES)})")
     return images
 
 
@@ -146,7 +146,7 @@ def _zipped(path: Path) -> Iterator[Parts]:
         with zipfile.ZipFile(path) as archive:
             names = [item.filename for item in archive.infolist() if not item.is_dir()]
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {str(path)!r}: {error}") from None
+        raise UnfitData(f"cannot read {str(path)!r}: {error}") from None
     return (tuple(name.split("/")) for name in names if is_image(name.rpartition("/")[2]))
 
 
@@ -188,4 +188,4 @@ def _require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401  to see whether it is there
     except ImportError:
-        raise UserError("to read images, install Pillow: pip install 'onnxprune[images]'") from None
+        raise MissingExtra("to read images, install Pillow: pip install 'onnxprune[images]'") from None

@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.dims import Dims, Input, candidates, default_dims, inputs_of, kind_of, known, parse_dims
-from onnxprune.errors import UserError
+from onnxprune.errors import OpenSizes, UserError
 from onnxprune.model import Model
 
 __all__ = ["Feeds", "Runnable", "default_dims", "parse_dims", "random_feeds", "runnable_feeds", "runnable_together"]
@@ -163,7 +163,7 @@ def _values(rng: np.random.Generator, x: Input, binding: Dims, sizes: dict[str, 
     dtype = onnx.helper.tensor_dtype_to_np_dtype(x.dtype)
     size = math.prod(shape) * max(dtype.itemsize, _MADE_AS)
     if size > LARGEST:
-        raise UserError(
+        raise OpenSizes(
             f"input {x.name!r} of shape {list(shape)} would take {size / 2**30:,.0f} GiB, and inputs are made up to "
             f"{LARGEST >> 30} GiB: give smaller sizes with --dim where they are free; --verify structural needs none"
         )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxprune.errors import UserError
+from onnxprune.errors import OtherRun, UserError
 from onnxprune.latency import fingerprint
 from onnxprune.model import Model
 from onnxprune.replacing import write_text
@@ -28,9 +28,9 @@ class Journal:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if record.exists() and not _whole(record):
-                raise UserError(f"{str(record)!r} is damaged: delete it to go on, or name a new folder")
+                raise OtherRun(f"{str(record)!r} is damaged: delete it to go on, or name a new folder")
             if record.exists() and record.read_text("utf-8") != text:
-                raise UserError(
+                raise OtherRun(
                     f"{str(self.folder)!r} holds another run: other options, another model or other data; name a new "
                     "folder"
                 )

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.errors import UserError
+from onnxprune.errors import NotRunnable, UserError
 from onnxprune.inputs import Feeds, caller
 from onnxprune.model import Model
 from onnxprune.normalize import graphs
@@ -69,7 +69,7 @@ def kernels(model: Model, feeds: Feeds, *, threads: int = 1, provider: str = "CP
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            raise UserError(f"onnxruntime cannot run the model: {' '.join(str(error).split())[:300]}") from None
+            raise NotRunnable(f"onnxruntime cannot run the model: {' '.join(str(error).split())[:300]}") from None
         times = _times(Path(session.end_profiling()))
         graph = onnx.load(str(folder / "optimized.onnx"), load_external_data=False).graph
     known = _Origins(model, graph.node)
@@ -115,7 +115,7 @@ def _session(folder: Path, threads: int, provider: str) -> Any:
     try:
         return ort.InferenceSession(str(folder / "model.onnx"), options, providers=[provider])
     except Exception as error:  # noqa: BLE001  as above
-        raise UserError(f"onnxruntime does not accept the model: {' '.join(str(error).split())[:300]}") from None
+        raise NotRunnable(f"onnxruntime does not accept the model: {' '.join(str(error).split())[:300]}") from None
 
 
 def _repeat(call: Any) -> None:

@@ -22,7 +22,7 @@ import onnx
 
 from onnxprune.blocks import tabulate
 from onnxprune.constants import fold_constants
-from onnxprune.errors import UserError
+from onnxprune.errors import InvalidModel
 from onnxprune.model import Model, expect_model
 from onnxprune.order import sort_nodes
 from onnxprune.tensors import Tensor, same
@@ -141,7 +141,7 @@ def _lift_constants(graph: onnx.GraphProto, weights: dict[str, Tensor]) -> None:
         if weight is None:
             stay.append(node)
         elif weight.name in weights:
-            raise UserError(
+            raise InvalidModel(
                 f"the model is not valid: {weight.name!r} is both an initializer and the output of a Constant node"
             )
         else:

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator
 import onnx
 
 from onnxprune.attributes import subgraphs
-from onnxprune.errors import UserError
+from onnxprune.errors import InvalidModel
 
 
 def sort_nodes(graph: onnx.GraphProto, weights: Container[str]) -> None:
@@ -22,23 +22,25 @@ def sort_nodes(graph: onnx.GraphProto, weights: Container[str]) -> None:
     for index, node in enumerate(graph.node):
         for name in filter(None, node.output):
             if name in makers or name in given or name in weights:
-                raise UserError(f"the model is not valid: {name!r}, an output of node {node.name!r}, has two producers")
+                raise InvalidModel(
+                    f"the model is not valid: {name!r}, an output of node {node.name!r}, has two producers"
+                )
             makers[name] = index
     reads = [set(filter(None, _reads(node))) for node in graph.node]
     for node, names in zip(graph.node, reads, strict=True):
         for name in names:
             if name not in makers and name not in given and name not in weights:
-                raise UserError(f"the model is not valid: node {node.name!r} reads {name!r}, which nothing produces")
+                raise InvalidModel(f"the model is not valid: node {node.name!r} reads {name!r}, which nothing produces")
     for value in graph.output:
         if value.name not in makers and value.name not in given and value.name not in weights:
-            raise UserError(f"the model is not valid: nothing produces its output {value.name!r}")
+            raise InvalidModel(f"the model is not valid: nothing produces its output {value.name!r}")
     feeds = [{makers[name] for name in names if name in makers} for names in reads]
     if all(max(before, default=-1) < index for index, before in enumerate(feeds)):
         return
     order = _order(feeds)
     if len(order) < len(feeds):
         stuck = graph.node[min(set(range(len(feeds))) - set(order))].name
-        raise UserError(f"the model is not valid: node {stuck!r} is part of a cycle or behind one")
+        raise InvalidModel(f"the model is not valid: node {stuck!r} is part of a cycle or behind one")
     nodes = onnx.GraphProto()
     nodes.node.extend(graph.node[index] for index in order)
     del graph.node[:]

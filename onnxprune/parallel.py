@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from onnxprune.errors import UserError
+from onnxprune.errors import MissingExtra, UserError
 from onnxprune.kinds import is_whole
 
 T = TypeVar("T")
@@ -34,9 +34,9 @@ def check_parallel(jobs: int, backend: str | None) -> None:
     if jobs == 1 and backend is None:
         return
     if find_spec("joblib") is None:
-        raise UserError("to run in parallel, install joblib: pip install 'onnxprune[parallel]'")
+        raise MissingExtra("to run in parallel, install joblib: pip install 'onnxprune[parallel]'")
     if backend in _PACKAGES and find_spec(_PACKAGES[backend][0]) is None:
-        raise UserError(f"for the backend {backend}, install it: pip install '{_PACKAGES[backend][1]}'")
+        raise MissingExtra(f"for the backend {backend}, install it: pip install '{_PACKAGES[backend][1]}'")
 
 
 def in_parallel(

@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune.errors import UserError
+from onnxprune.errors import NotRunnable, UserError
 
 _CHILD = """
 import json, sys
@@ -79,9 +79,9 @@ def check_runs(path: Path, feeds: Mapping[str, NDArray[Any]], *, threads: int, p
     """Refuse a model that onnxruntime cannot run, even one at which it crashes."""
     done = _alone(path, feeds, threads, providers)
     if done.returncode < 0:
-        raise UserError("onnxruntime crashes on it")
+        raise NotRunnable("onnxruntime crashes on it")
     if done.returncode != 0:
-        raise UserError(f"onnxruntime cannot run it: {_cause(done).replace(f'Load model from {path} failed:', '')}")
+        raise NotRunnable(f"onnxruntime cannot run it: {_cause(done).replace(f'Load model from {path} failed:', '')}")
 
 
 def _alone(

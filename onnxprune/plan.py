@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.coupling import Indices
-from onnxprune.errors import UserError
+from onnxprune.errors import WrongPlan
 from onnxprune.names import suggest
 
 VERSION = 1
@@ -52,24 +52,24 @@ class Cut:
     def __post_init__(self) -> None:
         where = f"cut of group {self.group!r}"
         if not self.index:
-            raise UserError(f"{where}: its index is empty; a cut that removes nothing has no place in a plan")
+            raise WrongPlan(f"{where}: its index is empty; a cut that removes nothing has no place in a plan")
         if not self.slots:
-            raise UserError(f"{where}: it names no slots")
+            raise WrongPlan(f"{where}: it names no slots")
         if self.index[0] < 0:
-            raise UserError(f"{where}: index {self.index[0]} is negative")
+            raise WrongPlan(f"{where}: index {self.index[0]} is negative")
         for before, after in pairwise(self.index):
             if before == after:
-                raise UserError(f"{where}: index {after} occurs twice")
+                raise WrongPlan(f"{where}: index {after} occurs twice")
             if before > after:
-                raise UserError(f"{where}: the index is not sorted ({after} follows {before})")
+                raise WrongPlan(f"{where}: the index is not sorted ({after} follows {before})")
         seen: set[tuple[str, int]] = set()
         for slot in self.slots:
             if slot.axis < 0 or slot.size < 1:
-                raise UserError(f"{where}: slot {str(slot)!r} of length {slot.size} cannot be")
+                raise WrongPlan(f"{where}: slot {str(slot)!r} of length {slot.size} cannot be")
             if self.index[-1] >= slot.size:
-                raise UserError(f"{where}: index {self.index[-1]} lies outside {str(slot)!r} (length {slot.size})")
+                raise WrongPlan(f"{where}: index {self.index[-1]} lies outside {str(slot)!r} (length {slot.size})")
             if (slot.tensor, slot.axis) in seen:
-                raise UserError(f"{where}: slot {str(slot)!r} occurs twice")
+                raise WrongPlan(f"{where}: slot {str(slot)!r} occurs twice")
             seen.add((slot.tensor, slot.axis))
 
 
@@ -102,12 +102,12 @@ class Plan:
             for slot in cut.slots:
                 first, cuts = found.setdefault((slot.tensor, slot.axis), (slot, []))
                 if slot.size != first.size:
-                    raise UserError(f"{str(slot)!r} has length {first.size} in one cut and {slot.size} in another")
+                    raise WrongPlan(f"{str(slot)!r} has length {first.size} in one cut and {slot.size} in another")
                 cuts.append(cut)
         for slot, cuts in found.values():
             # the lengths first: a union is only worth building where it could be the whole axis
             if sum(len(cut.index) for cut in cuts) >= slot.size == len(set().union(*(cut.index for cut in cuts))):
-                raise UserError(f"nothing would be left of {str(slot)!r}, whose length is {slot.size}")
+                raise WrongPlan(f"nothing would be left of {str(slot)!r}, whose length is {slot.size}")
 
     @property
     def inexact(self) -> tuple[str, ...]:
@@ -146,12 +146,12 @@ def check(plan: Plan, sizes: Mapping[str, Sequence[int | str | None] | None]) ->
         for slot in cut.slots:
             where = f"the plan does not fit this model: {str(slot)!r} (group {cut.group!r})"
             if slot.tensor not in sizes:
-                raise UserError(f"{where}: no tensor has that name{suggest(slot.tensor, sizes)}")
+                raise WrongPlan(f"{where}: no tensor has that name{suggest(slot.tensor, sizes)}")
             shape = sizes[slot.tensor]
             if shape is None:
                 continue
             if slot.axis >= len(shape):
-                raise UserError(f"{where}: the tensor has rank {len(shape)} and no axis {slot.axis}")
+                raise WrongPlan(f"{where}: the tensor has rank {len(shape)} and no axis {slot.axis}")
             size = shape[slot.axis]
             if isinstance(size, int) and slot.role != PERIOD and size != slot.size:
-                raise UserError(f"{where}: the axis has length {size} here and {slot.size} in the plan")
+                raise WrongPlan(f"{where}: the axis has length {size} here and {slot.size} in the plan")

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from onnxprune.errors import UserError
+from onnxprune.errors import UserError, WrongPlan
 from onnxprune.json_reader import check_version, fields, items, parsed, read_text, string, whole, wrong
 from onnxprune.plan import VERSION, Cut, GroupSummary, Plan, SlotRef
 from onnxprune.replacing import replacing, unwritable
@@ -90,16 +90,19 @@ def load_cuts(path: str | Path, *, allow_inexact: bool = False) -> Plan:
     """
     plan = load(path)
     if not plan.cuts:
-        raise UserError(f"{str(path)!r}: the plan removes nothing")
+        raise WrongPlan(f"{str(path)!r}: the plan removes nothing")
     if plan.inexact and not allow_inexact:
         codes = ", ".join(plan.inexact)
-        raise UserError(f"{str(path)!r}: the plan holds inexact cuts ({codes}); if that is meant, add --allow-inexact")
+        raise WrongPlan(f"{str(path)!r}: the plan holds inexact cuts ({codes}); if that is meant, add --allow-inexact")
     return plan
 
 
 def from_json(text: str, *, source: str = "plan") -> Plan:
     """Read the text of a plan file; `source` is how errors call it."""
-    return parsed(text, source, "plan", _plan)
+    try:
+        return parsed(text, source, "plan", _plan)
+    except UserError as error:
+        raise WrongPlan(str(error)) from None
 
 
 def _plan(data: object) -> Plan:
@@ -117,7 +120,7 @@ def _group(data: object, where: str) -> GroupSummary:
     units = whole(found["units"], f"{where}.units")
     removed = whole(found["removed"], f"{where}.removed")
     if not 0 <= removed <= units:
-        raise UserError(f"{where}: {removed} of {units} units cannot be removed")
+        raise WrongPlan(f"{where}: {removed} of {units} units cannot be removed")
     inexact = tuple(items(found.get("inexact", []), f"{where}.inexact", string))
     return GroupSummary(string(found["name"], f"{where}.name"), units, removed, inexact)
 
@@ -130,7 +133,7 @@ def _cut(data: object, where: str) -> Cut:
     try:
         return Cut(group, index, slots)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise WrongPlan(f"{where}: {error}") from None
 
 
 def _slot(data: object, where: str) -> SlotRef:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from onnxprune.batches import Batch
 from onnxprune.coupling import Coupling, Group, Indices, Reason, Slot
-from onnxprune.errors import UserError
+from onnxprune.errors import NoScores
 from onnxprune.model import Model
 from onnxprune.scores import Scores
 from onnxprune.statistics import Progress, Reading, read
@@ -77,7 +77,7 @@ def data_scores(
         sentence = f"{asks}, and group {group.name!r} is read by none with plain float32 weights in one group"
         skipped[group.name] = Reason("no-scores", sentence, group.nodes[0] if group.nodes else "")
     if coupling.groups and not by_group:
-        raise UserError(f"{next(iter(skipped.values())).sentence}, and no other group is either")
+        raise NoScores(f"{next(iter(skipped.values())).sentence}, and no other group is either")
     return Scores(criterion, MappingProxyType(by_group), MappingProxyType(skipped), 0, "sum", "none")
 
 

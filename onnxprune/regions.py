@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.errors import UserError
+from onnxprune.errors import InvalidModel
 
 _SMALL = 64 << 10
 """Regions up to this size are copied out: a view of a few bytes would keep every page that others touched."""
@@ -40,7 +40,7 @@ class File:
         found = self._map() if self._map is not None else None
         if found is None:
             if os.fstat(self._fd).st_size < self.size:
-                raise UserError(f"{str(self.path)!r} became shorter while it was in use; load it again")
+                raise InvalidModel(f"{str(self.path)!r} became shorter while it was in use; load it again")
             found = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
             self._map = weakref.ref(found)
         return found

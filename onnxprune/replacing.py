@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from onnxprune.errors import UserError
+from onnxprune.errors import NotWritable, UserError
 
 _LONGEST = 255 - len("..12345678.tmp")
 """Bytes of a name that are kept in the temporary one: file systems end at 255."""
@@ -40,16 +40,16 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
         raise unwritable(path, error) from None
     if there is False:
-        raise UserError(f"cannot write {str(path)!r}: it is not a regular file")
+        raise NotWritable(f"cannot write {str(path)!r}: it is not a regular file")
     if not path.parent.is_dir():
-        raise UserError(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist")
+        raise NotWritable(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist")
     if not os.access(path.parent, os.W_OK | os.X_OK) or (there and not os.access(path, os.W_OK)):
-        raise UserError(f"cannot write {str(path)!r}: permission denied")
+        raise NotWritable(f"cannot write {str(path)!r}: permission denied")
 
 
 def unwritable(path: Path, error: Exception) -> UserError:
     """The system's refusal in our words."""
-    return UserError(f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}")
+    return NotWritable(f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}")
 
 
 @contextmanager

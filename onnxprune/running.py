@@ -18,7 +18,7 @@ from typing import Any
 from onnxprune import store
 from onnxprune.artefacts import FORMAT, WORK, Kept, Place, Record, clear, keep, read_record, restored
 from onnxprune.dims import parse_dims
-from onnxprune.errors import UserError
+from onnxprune.errors import OtherRun, UserError
 from onnxprune.fingerprints import Fingerprints
 from onnxprune.pipeline import Observer, Pass, State, changed, name_of
 from onnxprune.replacing import check_writable, write_text
@@ -276,7 +276,7 @@ def _claim(folder: Path, pipeline: Pipeline) -> None:
     mark = folder / MARK
     try:
         if folder.is_dir() and not mark.exists() and any(folder.iterdir()):
-            raise UserError(f"{str(folder)!r} is not empty, and no pipeline ran there: name a new folder")
+            raise OtherRun(f"{str(folder)!r} is not empty, and no pipeline ran there: name a new folder")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot use the folder {str(folder)!r}: {error.strerror or error}") from None

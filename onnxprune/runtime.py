@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from onnxprune import external, wire
-from onnxprune.errors import UserError
+from onnxprune.errors import NotRunnable, NotWritable, UserError
 from onnxprune.kinds import is_whole
 from onnxprune.model import Model
 from onnxprune.regions import Region
@@ -57,7 +57,7 @@ def session(
         try:
             return ort.InferenceSession(graph, options, providers=chosen)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            raise UserError(f"onnxruntime does not accept the model: {_cause(error)}") from None
+            raise NotRunnable(f"onnxruntime does not accept the model: {_cause(error)}") from None
 
 
 def check_threads(threads: int) -> None:
@@ -72,7 +72,7 @@ def run(session: onnxruntime.InferenceSession, feeds: Mapping[str, NDArray[Any]]
     try:
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))
     except Exception as error:  # noqa: BLE001  as above; wrong feeds come as ValueError, failing kernels as something else
-        raise UserError(f"onnxruntime cannot run the model: {_cause(error)}") from None
+        raise NotRunnable(f"onnxruntime cannot run the model: {_cause(error)}") from None
 
 
 def _in_place(model: Model) -> tuple[Path, dict[str, tuple[str, int]]] | None:
@@ -98,7 +98,7 @@ def _written(model: Model, scratch: Path) -> tuple[Path, dict[str, tuple[str, in
         with (scratch / "weights").open("wb") as file:
             external.write(file, weights, offsets)
     except OSError as error:
-        raise UserError(
+        raise NotWritable(
             f"cannot write {model.nbytes >> 20} MiB of weights to the temporary folder {str(scratch.parent)!r}: "
             f"{error.strerror}; set TMPDIR to a folder with more room"
         ) from None

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from onnxprune.coupling import Coupling, Group, Indices, Reason, Slot
 from onnxprune.criteria import Criterion, UnitScores, find
 from onnxprune.dequantize import Quantisation, quantisations
-from onnxprune.errors import UserError
+from onnxprune.errors import NoScores, NotFinite, UserError
 from onnxprune.kinds import is_whole
 from onnxprune.model import Model, expect_model
 from onnxprune.names import suggest
@@ -129,7 +129,7 @@ def score(
         by_group[group.name] = result
     if coupling.groups and not by_group:
         reason = next(iter(skipped.values()))
-        raise UserError(f"{reason.sentence}, and no other group has either" + (f": {rule.hint}" if rule.hint else ""))
+        raise NoScores(f"{reason.sentence}, and no other group has either" + (f": {rule.hint}" if rule.hint else ""))
     return Scores(criterion, MappingProxyType(by_group), MappingProxyType(skipped), seed, reduce, normalize)
 
 
@@ -169,7 +169,7 @@ def _member(rule: Criterion, array: Array, slot: Slot, size: int, generator: np.
     table = positions.reshape(size if even else -1, -1 if even else 1)
     scores = np.concatenate([_call(rule, rows, generator) for rows in _rows(moved, table, rule.rowwise)])
     if not np.isfinite(scores).all():
-        raise UserError(f"criterion {rule.name!r} gives no finite score for {str(slot)!r}: weights are out of range")
+        raise NotFinite(f"criterion {rule.name!r} gives no finite score for {str(slot)!r}: weights are out of range")
     if even:
         return scores
     totals = np.zeros(size)
@@ -211,4 +211,4 @@ def _require_finite(tensor: Tensor) -> None:
             block = block.astype(np.float32)
         # min and max hand NaN and Inf on, and unlike isfinite need no array of their own
         if not (np.isfinite(block.min()) and np.isfinite(block.max())):
-            raise UserError(f"weight {tensor.name!r} holds NaN or Inf: repair or re-export the model")
+            raise NotFinite(f"weight {tensor.name!r} holds NaN or Inf: repair or re-export the model")

@@ -28,7 +28,7 @@ import numpy as np
 
 from onnxprune.alignment import Alignment
 from onnxprune.coupling import Coupling, Frozen, Group, Indices
-from onnxprune.errors import NothingToCut, UserError
+from onnxprune.errors import NothingPrunable, NothingToCut, UserError
 from onnxprune.kinds import is_number, is_whole
 from onnxprune.match import choose, ratios_by_group
 from onnxprune.plan import Cut, GroupSummary, Plan, SlotRef
@@ -114,7 +114,7 @@ def field_of(
     """The groups that are left after all filters."""
     open_groups = [group for group in coupling.groups if group.size > 1]
     if not open_groups:
-        raise UserError(f"nothing in this model is prunable{_top_reasons(coupling)}")
+        raise NothingPrunable(f"nothing in this model is prunable{_top_reasons(coupling)}")
     own = ratios_by_group(coupling.groups, ratios or {})
     chosen = choose(coupling.groups, include, exclude, include_ops, exclude_ops)
     groups = tuple(group for group in open_groups if group.name in chosen and group.name in scores.by_group)
@@ -124,7 +124,7 @@ def field_of(
     if not groups:
         skipped = [scores.skipped[name].sentence for name in scores.skipped if name in chosen]
         why = skipped[0] if skipped else "include and exclude leave none of the prunable groups"
-        raise UserError(f"nothing is left to prune: {why}")
+        raise NothingPrunable(f"nothing is left to prune: {why}")
     blocks = {group.name: block(group, round_to) for group in groups}
     floors = {group.name: least_kept(group.size, min_keep, blocks[group.name]) for group in groups}
     return Field(groups, own, blocks, floors)

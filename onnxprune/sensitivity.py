@@ -25,7 +25,7 @@ from onnxprune.apply import apply
 from onnxprune.coupling import Coupling, Group
 from onnxprune.curves import Curve, Point, Sensitivity
 from onnxprune.data import Dataset, Request, reopened
-from onnxprune.errors import UserError
+from onnxprune.errors import OtherRun, UserError
 from onnxprune.evaluate import Evaluation, Reference, evaluate
 from onnxprune.kinds import is_number
 from onnxprune.model import Model, expect_model
@@ -193,7 +193,7 @@ def _begun(path: Path, model: str, scores: Scores) -> Sensitivity | None:
 
 
 def _other(path: str | os.PathLike[str] | None, how: str) -> UserError:
-    return UserError(f"{str(path)!r} was measured {how}: name another file, or remove this one")
+    return OtherRun(f"{str(path)!r} was measured {how}: name another file, or remove this one")
 
 
 def _removed(ratio: float, group: Group) -> int:
@@ -220,7 +220,8 @@ def _measure(home: Reference, trial: Trial) -> Evaluation:
             raise UserError("the model has no output of floats that could be compared with the original's")
         return found
     except UserError as error:
-        raise UserError(f"group {trial.group!r} without {trial.removed} of its units: {error}") from None
+        error.args = (f"group {trial.group!r} without {trial.removed} of its units: {error}",)
+        raise
 
 
 def _measure_there(place: Place, digest: str, trial: Trial) -> Evaluation:

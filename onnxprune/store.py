@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 
 from onnxprune import external, wire
-from onnxprune.errors import UserError
+from onnxprune.errors import InvalidModel, NotWritable, UserError
 from onnxprune.model import Model
 from onnxprune.regions import File, Region
 from onnxprune.replacing import check_writable, replacing, unwritable
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     for item in found:
         weight = _weight(item, file, path, files)
         if weight.name in weights:
-            raise UserError(f"{name!r} is not a valid ONNX file: it has two initializers named {weight.name!r}")
+            raise InvalidModel(f"{name!r} is not a valid ONNX file: it has two initializers named {weight.name!r}")
         weights[weight.name] = weight
     beside = any(item.header.data_location == onnx.TensorProto.EXTERNAL for item in found)
     return Model(proto, weights, path, beside, frozenset((path.resolve(), *files)))
@@ -84,7 +84,7 @@ def check_apart(model: Model, files: Iterable[Path]) -> None:
     """Refuse to write over anything that the model is read from."""
     for file in files:
         if file.resolve() in model.files:
-            raise UserError(
+            raise NotWritable(
                 f"cannot write {str(file)!r}: the model {str(model.path)!r} is read from it; choose another name"
             )
 
@@ -106,24 +106,26 @@ def _open(path: Path) -> File:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
     if not file.size:
-        raise UserError(f"{str(path)!r} is not an ONNX file: it is empty")
+        raise InvalidModel(f"{str(path)!r} is not an ONNX file: it is empty")
     return file
 
 
 def _check(proto: onnx.ModelProto, name: str) -> None:
     if not proto.graph.node:
-        raise UserError(f"{name!r} is not a usable model: its graph has no nodes")
+        raise InvalidModel(f"{name!r} is not a usable model: its graph has no nodes")
     if not proto.graph.output:
-        raise UserError(f"{name!r} is not a usable model: its graph has no outputs")
+        raise InvalidModel(f"{name!r} is not a usable model: its graph has no outputs")
     if not 3 <= proto.ir_version <= onnx.IR_VERSION:
-        raise UserError(f"{name!r} has IR version {proto.ir_version}; versions 3 to {onnx.IR_VERSION} are understood")
+        raise InvalidModel(
+            f"{name!r} has IR version {proto.ir_version}; versions 3 to {onnx.IR_VERSION} are understood"
+        )
     newest = onnx.defs.onnx_opset_version()
     default = [item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")]
     for version in default:
         if not 1 <= version <= newest:
-            raise UserError(f"{name!r} uses operator set version {version}; versions 1 to {newest} are known")
+            raise InvalidModel(f"{name!r} uses operator set version {version}; versions 1 to {newest} are known")
     if not default and any(node.domain in ("", "ai.onnx") for node in proto.graph.node):
-        raise UserError(f"{name!r} does not say which version of the default operator set it uses (opset_import)")
+        raise InvalidModel(f"{name!r} does not say which version of the default operator set it uses (opset_import)")
 
 
 def _weight(found: wire.Found, file: File, path: Path, files: dict[Path, File]) -> Tensor:
@@ -136,7 +138,7 @@ def _weight(found: wire.Found, file: File, path: Path, files: dict[Path, File]) 
     else:
         region = Region(file, found.offset, found.length)
         if found.length != stored_bytes(header):
-            raise UserError(
+            raise InvalidModel(
                 f"initializer {header.name!r} has {found.length} bytes of data, but its shape {list(shape)} "
                 f"needs {stored_bytes(header)}; the file is damaged"
             )

@@ -15,7 +15,7 @@ import onnx
 
 from onnxprune.contents import Content, constant, evaluate, sizes_of
 from onnxprune.coupling import Indices
-from onnxprune.errors import UserError
+from onnxprune.errors import WrongPlan
 from onnxprune.plan import PERIOD, Plan
 from onnxprune.sizes import Size
 from onnxprune.tensors import Tensor
@@ -106,7 +106,7 @@ class Surgery:
         dims = self.after(name, axis + 1)
         size = dims[axis] if dims else None
         if not isinstance(size, int):
-            raise UserError(
+            raise WrongPlan(
                 f"cannot apply the plan: axis {axis} of {name!r} has no known length (node {self.current.name!r})"
             )
         return size
@@ -140,7 +140,7 @@ class Surgery:
             return axis
         dims = self.before(name)
         if dims is None:
-            raise UserError(f"cannot apply the plan: the rank of {name!r} is not known (node {self.current.name!r})")
+            raise WrongPlan(f"cannot apply the plan: the rank of {name!r} is not known (node {self.current.name!r})")
         return axis + len(dims)
 
     def settle(self, index: int, wanted: Sequence[int | None]) -> None:

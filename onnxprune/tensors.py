@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnxprune.errors import UserError
+from onnxprune.errors import InvalidModel
 from onnxprune.regions import Region
 
 Array = NDArray[Any]
@@ -46,10 +46,10 @@ def item_bits(dtype: int) -> int:
 def stored_bytes(proto: onnx.TensorProto) -> int:
     """Bytes that a TensorProto's type and shape ask for; `UserError` where either is nonsense."""
     if proto.data_type not in _KNOWN or proto.HasField("segment"):
-        raise UserError(f"tensor {proto.name!r} has the element type {proto.data_type}, which is not known")
+        raise InvalidModel(f"tensor {proto.name!r} has the element type {proto.data_type}, which is not known")
     # bounded before anything is computed from them: numpy must never see dims that it cannot hold
     if len(proto.dims) > 32 or min(proto.dims, default=0) < 0 or math.prod(d or 1 for d in proto.dims) >= 1 << 48:
-        raise UserError(f"tensor {proto.name!r} has an impossible shape {list(proto.dims)[:8]}")
+        raise InvalidModel(f"tensor {proto.name!r} has an impossible shape {list(proto.dims)[:8]}")
     return (math.prod(map(int, proto.dims)) * item_bits(proto.data_type) + 7) // 8
 
 
@@ -103,7 +103,7 @@ class Tensor:
             else:
                 array = numpy_helper.to_array(proto).reshape(shape)
         except (ValueError, TypeError, OverflowError) as error:
-            raise UserError(
+            raise InvalidModel(
                 f"the data of tensor {proto.name!r} does not fit its shape {list(shape)}: {error}"
             ) from None
         return cls(proto.name, proto.data_type, shape, array, shape, extra=leftover(proto))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnxprune import runtime
 from onnxprune.attributes import subgraphs
 from onnxprune.batches import Batch
-from onnxprune.errors import UserError
+from onnxprune.errors import NotFinite, UserError
 from onnxprune.model import Model
 from onnxprune.tensors import Tensor
 from onnxprune.trace import captured
@@ -116,7 +116,7 @@ class Walk:
         if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
             maker = next((node.name for node in self.model.graph.node if name in node.output), "")
             where = f", which node {maker!r} makes" if maker else ""
-            raise UserError(f"on this data there is NaN or Inf in {name!r}{where}")
+            raise NotFinite(f"on this data there is NaN or Inf in {name!r}{where}")
         return array
 
     def _ran(self, stop: int, outputs: list[str]) -> Iterator[dict[str, Array]]:

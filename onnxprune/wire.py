@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf comes without types
 
-from onnxprune.errors import UserError
+from onnxprune.errors import InvalidModel, UserError
 from onnxprune.tensors import Tensor
 
 GRAPH, NODE, INITIALIZER = 7, 1, 5
@@ -73,7 +73,7 @@ def split(buffer: Buffer, name: str) -> tuple[bytes, list[Found]]:
         if buffer[0] != _IR_VERSION and known < 3:
             raise _foreign(name, buffer) from None
         where = f"truncated at byte {len(buffer)}" if error.overrun else str(error)
-        raise UserError(f"{name!r} is not a valid ONNX file ({where})") from None
+        raise InvalidModel(f"{name!r} is not a valid ONNX file ({where})") from None
     if not known:
         raise _foreign(name, buffer)
     if not graph[2]:
@@ -82,7 +82,7 @@ def split(buffer: Buffer, name: str) -> tuple[bytes, list[Found]]:
     try:
         pieces, found = _split_graph(buffer, value, end)
     except Malformed as error:
-        raise UserError(f"{name!r} is not a valid ONNX file ({error})") from None
+        raise InvalidModel(f"{name!r} is not a valid ONNX file ({error})") from None
     rest = b"".join(pieces)
     return b"".join([buffer[:begin], frame(GRAPH, len(rest)), rest, buffer[end : len(buffer)]]), found
 
@@ -92,7 +92,7 @@ def parse(skeleton: bytes, name: str) -> onnx.ModelProto:
     try:
         proto: onnx.ModelProto = onnx.ModelProto.FromString(skeleton)
     except DecodeError:
-        raise UserError(f"{name!r} is not a valid ONNX file (its protobuf is malformed)") from None
+        raise InvalidModel(f"{name!r} is not a valid ONNX file (its protobuf is malformed)") from None
     return proto
 
 
@@ -196,8 +196,10 @@ def _varint(buffer: Buffer, at: int, stop: int) -> tuple[int, int]:
 def _foreign(name: str, buffer: Buffer) -> UserError:
     """The one-line refusal of another format."""
     if buffer[:43] == b"version https://git-lfs.github.com/spec/v1\n":
-        return UserError(f"{name!r} is not an ONNX file but a Git LFS pointer; fetch the real one with: git lfs pull")
-    return UserError(f"{name!r} is not an ONNX file")
+        return InvalidModel(
+            f"{name!r} is not an ONNX file but a Git LFS pointer; fetch the real one with: git lfs pull"
+        )
+    return InvalidModel(f"{name!r} is not an ONNX file")
 
 
 def frame(number: int, length: int) -> bytes:

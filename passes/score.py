@@ -9,7 +9,7 @@ from typing import ClassVar
 from onnxprune.curves_json import load
 from onnxprune.damage import rescored
 from onnxprune.data import Request, reopened
-from onnxprune.errors import UserError
+from onnxprune.errors import NoData
 from onnxprune.pipeline import State, changed
 from onnxprune.reconstruction import DATA_CRITERIA, data_scores
 from onnxprune.scores import Scores, check_options, score
@@ -37,7 +37,7 @@ class Score:
         asks = self.criterion in DATA_CRITERIA
         check_options("l1" if asks else self.criterion, self.seed, self.reduce, self.normalize)
         if asks and self.data is None:
-            raise UserError(
+            raise NoData(
                 f"criterion {self.criterion!r} asks data what a channel is worth: name some, --calib photos/, x.npz, "
                 "module:function or random:256"
             )

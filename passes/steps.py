@@ -58,7 +58,8 @@ class Steps:
             try:
                 made = self._step(wanted, step).run(changed(state, scores=scores))
             except Unreachable as error:
-                raise UserError(f"step {step} of {self.steps}: {error}") from None
+                error.args = (f"step {step} of {self.steps}: {error}",)
+                raise
             except NothingToCut:
                 if step == self.steps and plan is None:
                     raise

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune import store
-from onnxprune.errors import UserError
+from onnxprune.errors import MissingExtra
 from onnxprune.model import Model, expect_model
 from onnxprune.normalize import normalize
 
@@ -112,4 +112,4 @@ def _need_torch() -> None:
     try:
         import torch  # noqa: F401
     except ModuleNotFoundError:
-        raise UserError("this needs torch, which is not installed: pip install 'onnxprune[torch]'") from None
+        raise MissingExtra("this needs torch, which is not installed: pip install 'onnxprune[torch]'") from None
