@@ -104,7 +104,7 @@ def add_samples(parser: Parser) -> None:
 def samples(args: Namespace) -> Request:
     """What they ask for."""
     if args.calib is None:
-        raise UserError("name the data: --calib photos/, x.npz, module:function or random:64")
+        raise NoData("name the data: --calib photos/, x.npz, module:function or random:64")
     return _calibration(args, args.calib)
 
 
