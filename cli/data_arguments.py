@@ -110,6 +110,8 @@ def samples(args: Namespace) -> Request:
 
 def calibration(args: Namespace, *, embedded: bool) -> Request | None:
     """What to calibrate on. The network that is shipped has data for criteria that ask some."""
+    if isinstance(args.calib, Request):
+        return _changed(args.calib, args, args.calib.limit or args.calib_samples)
     spec = args.calib or (SEEN if embedded and args.criterion in ("auto", *DATA_CRITERIA) else None)
     if spec is None and args.compensate not in ("sequential", "none"):
         raise UserError(f"--compensate {args.compensate} asks for data: name some, --calib photos/, or --calib none")
@@ -126,7 +128,15 @@ def asked(args: Namespace, *, embedded: bool) -> Request:
     """What the arguments ask for; mistakes in them must not wait for the model to be read."""
     if args.data is None and not embedded:
         raise NoData("name the data: --data photos/, x.npz, module:function or random:64")
+    if isinstance(args.data, Request):
+        return _changed(args.data, args, args.limit or args.data.limit)
     return Request(args.data or EMBEDDED, _preprocess(args), args.limit, args.batch)
+
+
+def _changed(request: Request, args: Namespace, limit: int | None) -> Request:
+    """Data from a file of options, with what the command line says of images."""
+    given = any(getattr(args, name) is not None for name in (*_IMAGES, "preprocess"))
+    return replace(request, limit=limit, preprocess=_preprocess(args) if given else request.preprocess)
 
 
 def _preprocess(args: Namespace) -> Preprocess:

@@ -63,12 +63,16 @@ def add(commands: Commands) -> None:
     add_checks(parser)
     add_dims(parser)
     add_threads(parser)
+    parser.set_defaults(threads=None)  # what is not given is left to the file
     finished(parser, run)
 
 
 def run(args: Namespace) -> int:
     """The command."""
     talk = Talk.of(args)
+    args, notes = settings.completed(args)
+    for note in notes:
+        talk.note(f"note: {note}")
     chosen = settings.decided(args)
     report = Path(args.report) if args.report else None
     if report is not None:

@@ -161,13 +161,28 @@ def _block(text: str) -> int | str:
     return "auto" if text == "auto" else positive(text)
 
 
-def decided(args: Namespace) -> Settings:
-    """Put together and checked: a mistake must not wait for the model to be read."""
+def completed(args: Namespace) -> tuple[Namespace, list[str]]:
+    """The arguments with those of the file given by `--config` where they say nothing, and what there is to note."""
     file = template.read(args.config) if args.config else template.Template()
-    given, chosen = _given(Score, args, file), _given(Select, args, file)
+    said = {"folder" if item.name == "run" else item.name: getattr(file, item.name) for item in fields(file)}
+    notes = []
+    bound = "--target" if args.targets is not None else "--max-drop" if args.max_drop is not None else None
+    if bound and args.ratio is None and said["ratio"] is not None:
+        notes.append(f"{bound} takes the place of the ratio in {args.config!r}")
+        del said["ratio"]
+    if args.schedule is not None and (args.steps or file.steps or 1) == 1:
+        raise UserError("--schedule says how --steps go; ask for at least two steps")
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    kept = {name: value for name, value in said.items() if value is not None}
+    return Namespace(**{**vars(args), "threads": 1, **kept, **given}), notes
+
+
+def decided(args: Namespace) -> Settings:
+    """Put together and checked, from `completed` arguments: a mistake must not wait for the model to be read."""
+    given, chosen = _given(Score, args), _given(Select, args)
     per = _per(given, chosen)
-    steps = next(number for number in (args.steps, file.steps, 1) if number is not None)
-    schedule = args.schedule or file.schedule or "linear"
+    steps = 1 if args.steps is None else args.steps
+    schedule = args.schedule or "linear"
     check_steps(steps, schedule)
     _check_together(args, steps)
     calib = data_arguments.calibration(args, embedded=not args.model)
@@ -184,7 +199,7 @@ def decided(args: Namespace) -> Settings:
         per = "latency" if args.max_drop is not None else limited_by(chosen.get("targets", ())) if compares else "none"
         if per == "none" and score.sensitivity is not None:
             chosen["scope"] = "global"
-    select = Select(**chosen, per=per, ratios=file.ratios)
+    select = Select(**chosen, per=per, ratios=args.ratios)
     if (select.targets or args.max_drop is not None) and args.ratio is not None:
         select = replace(select, targets=(*select.targets, f"ratio={args.ratio}"))
     found = Settings(
@@ -226,8 +241,6 @@ def _per(score: dict[str, Any], select: Mapping[str, Any]) -> str:
 def _check_together(args: Namespace, steps: int) -> None:
     if args.max_drop is not None and steps > 1:
         raise UserError("--max-drop and --steps do not go together; give one of them")
-    if args.schedule is not None and steps == 1:
-        raise UserError("--schedule says how --steps go; ask for at least two steps")
     if args.sensitivity is not None and steps > 1:
         raise UserError(
             "--sensitivity was measured on the whole model, and --steps score what is left; give one of them"
@@ -250,11 +263,7 @@ _DERIVED = ("ratios", "dims", "timed_dims", "per", "data", "sensitivity")
 """Fields of the passes that are no options of the same name."""
 
 
-def _given(step: type[Any], args: Namespace, file: template.Template) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in (item.name for item in fields(step) if item.name not in _DERIVED):
-        value = getattr(args, name)
-        value = getattr(file, name, None) if value is None else value
-        if value is not None:
-            found[name] = tuple(value) if isinstance(value, list) else value
-    return found
+def _given(step: type[Any], args: Namespace) -> dict[str, Any]:
+    names = [item.name for item in fields(step) if item.name not in _DERIVED]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

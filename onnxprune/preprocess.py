@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import reprlib
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from onnxprune.errors import UserError
 from onnxprune.kinds import is_number, is_whole
 from onnxprune.names import suggest
 from onnxprune.probes import FLOATS
+from onnxprune.toml_reader import table_of
 
 Array = NDArray[Any]
 
@@ -63,13 +63,7 @@ class Preprocess:
 
 def read_preprocess(path: str | Path) -> Preprocess:
     """The options of a TOML file, whose keys are the fields of `Preprocess`."""
-    try:
-        data = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{str(path)!r} is not valid TOML: {error}") from None
-    return preprocess_of(data, repr(str(path)))
+    return preprocess_of(table_of(path), repr(str(path)))
 
 
 def preprocess_of(data: Mapping[str, Any], where: str) -> Preprocess:

@@ -36,6 +36,7 @@ from onnxprune.names import suggest
 from onnxprune.pipeline import Pass
 from onnxprune.schema import Reader, options_of, unknown_key, with_defaults
 from onnxprune.stages import Measure, Pipeline, Stage
+from onnxprune.toml_reader import table_of
 
 _TOP = {"name": str, "model": str, "folder": str, "threads": int, "dims": dict, "data": dict, "measure": dict}
 _KEYS = (*_TOP, "stage")
@@ -64,7 +65,7 @@ def read_pipeline(
     `folder` takes the place of the file's, and `default_model` that of a model that it does not name.
     """
     path = Path(path)
-    table = _parsed(path)
+    table = table_of(path)
     try:
         for change in changes:
             _change(table, change)
@@ -72,17 +73,6 @@ def read_pipeline(
     except UserError as error:
         error.args = (f"{str(path)!r}: {error}",)
         raise
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors put a mark in front
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
-    except RecursionError:
-        raise UserError(f"{str(path)!r} is not valid TOML: it is nested too deeply") from None
-    except ValueError as error:
-        raise UserError(f"{str(path)!r} is not valid TOML: {error}") from None
 
 
 def _pipeline(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from onnxprune import template
 from onnxprune.coupling import Coupling, Group, Slot
+from onnxprune.data import Request
 from onnxprune.errors import UserError
 from onnxprune.template import Template, read
 
@@ -45,6 +46,7 @@ def test_as_written_it_changes_nothing(tmp_path: Path) -> None:
 def test_every_group_and_option_is_there(tmp_path: Path) -> None:
     text = template.write(MODEL)
     assert '# "layer1.0.conv1" = 0.3  # 64 units; layer1.1.conv1, conv1.weight:0, bn1.weight:0\n' in text
+    (tmp_path / "sensitivity.json").touch()
     found = read_text(tmp_path, uncommented(text))
     assert found == Template(
         criterion="l1",
@@ -62,6 +64,13 @@ def test_every_group_and_option_is_there(tmp_path: Path) -> None:
         exclude=(),
         include_ops=(),
         exclude_ops=(),
+        max_drop=0.01,
+        metric="module:function",
+        data=Request("random:64"),
+        calib=Request("random:256"),
+        sensitivity=tmp_path / "sensitivity.json",
+        run=tmp_path / "way",
+        threads=1,
         ratios={"layer1.0.conv1": 0.3, "/fc/Gemm": 0.3},
     )
 
@@ -76,6 +85,7 @@ def test_long_lists_of_members_are_cut_short() -> None:
 def test_any_name_survives(tmp_path: Path, names: list[str]) -> None:
     model = Coupling(tuple(group(name, 8, (name,)) for name in names), (), {})
     assert read_text(tmp_path, template.write(model)) == Template()
+    (tmp_path / "sensitivity.json").touch()
     assert read_text(tmp_path, uncommented(template.write(model))).ratios == dict.fromkeys(names, 0.3)
 
 
@@ -87,13 +97,16 @@ def test_what_is_set_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ratoi = 0.3", "unknown key 'ratoi'; did you mean 'ratio'"),
+        ("ratoi = 0.3", "ratoi: unknown key; did you mean 'ratio'"),
         ('ratio = "0.3"', "ratio must be a number, not '0.3'"),
         ("ratio = true", "ratio must be a number, not True"),
-        ("round_to = 8.0", 'round_to must be a whole number or "auto", not 8.0'),
+        ("round_to = 8.0", "round_to must be a whole number or 'auto', not 8.0"),
+        ('data = "gone/"', "data: there is no"),
+        ("data = {spec = 'random', limt = 1}", "data.limt: unknown key; did you mean 'limit'"),
+        ('sensitivity = "gone.json"', "sensitivity: there is no"),
         ("criterion = 1", "criterion must be a string, not 1"),
-        ('include = "conv*"', "include must be a list of strings, not 'conv*'"),
-        ("exclude = [1]", "exclude must be a list of strings, not [1]"),
+        ('include = "conv*"', "include must be a list, not 'conv*'"),
+        ("exclude = [1]", "exclude[0] must be a string, not 1"),
         ("groups = 3", "groups must be a table, not 3"),
         ("[groups]\na = '0.3'", "groups.a must be a number, not '0.3'"),
         ("[groups]\nlayer1.0.conv1 = 0.3", "groups.layer1 must be a number, not a table: names with dots need quotes"),

@@ -475,3 +475,41 @@ def test_a_latency_target_with_a_clock_of_its_own(
     assert (said.code, "the model holds all targets as it is" in said.err) == (2, True)
     said = run("prune", model, "--target", "latency=0.01")
     assert "takes 0.12 of the original's time (held most by stem, body.1)" in said.err
+
+
+def test_the_file_may_hold_all_that_the_command_line_does(run: Run, model: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    folder = tmp_path / "options"
+    folder.mkdir()
+    np.save(folder / "x.npy", np.random.default_rng(0).random((12, 3, 8, 8), np.float32))
+    text = (
+        'max_drop = 0.5\ndata = {spec = "x.npy", limit = 8}\ncalib = "x.npy"\nrun = "way"\nthreads = 2\nround_to = 1\n'
+    )
+    (folder / "p.toml").write_text(text)
+    words = ["prune", model, "--config", "options/p.toml", "--no-bench", "--json"]
+    found = run(*words, "--normalize", "macs").data
+    assert found["options"]["max_drop"] == 0.5
+    assert found["after"]["data"]["samples"] == 8
+    assert any("compensated on 12 samples" in note for note in found["notes"])
+    assert (folder / "way" / "tries.json").exists()
+    assert run(*words, "--normalize", "macs", "--limit", "4", "--run", "x").data["after"]["data"]["samples"] == 4
+    assert (tmp_path / "x" / "tries.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "targets", "said"),
+    [
+        ('ratio = 0.5\ntargets = ["macs=0.9"]', (), ["macs=0.9", "ratio=0.5"], False),
+        ("ratio = 0.5", ("--target", "macs=0.9"), ["macs=0.9"], True),
+        ('targets = ["macs=0.9"]', ("--ratio", "0.5"), ["macs=0.9", "ratio=0.5"], False),
+    ],
+)
+def test_a_ratio_in_the_file_and_targets(
+    text: str, words: tuple[str, ...], targets: list[str], said: bool, run: Run, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p.toml").write_text(text)
+    found = run("prune", model, "--config", "p.toml", *words, "--no-verify", "--json", "--round-to", "1")
+    assert found.code == 0
+    assert found.data["options"]["targets"] == targets
+    assert ("note: --target takes the place of the ratio in 'p.toml'" in found.err) is said
