@@ -10,7 +10,7 @@ from typing import Any
 from onnxprune.cli.arguments import Parser, file_name, positive
 from onnxprune.data import Dataset, Request, reopened
 from onnxprune.dims import Dims
-from onnxprune.errors import NoData
+from onnxprune.errors import NoData, UserError
 from onnxprune.model import Model
 from onnxprune.passes.compensate import MAKE_UPS
 from onnxprune.preprocess import COLORS, LAYOUTS, Preprocess, read_preprocess
