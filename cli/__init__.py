@@ -23,6 +23,7 @@ from onnxprune.cli import (
     bench,
     completion,
     doctor,
+    export,
     fold,
     ops,
     profile,
@@ -43,7 +44,7 @@ from onnxprune.version import __version__
 GROUPS = (
     ("what is in a model", (analyze, ops)),
     ("making it smaller", (prune, apply, verify, quantize, run)),
-    ("training", (unfold, fold)),
+    ("training", (export, unfold, fold)),
     ("measuring", (bench, profile, sensitivity)),
     ("networks to try it on", (zoo,)),
     ("this installation", (doctor, completion)),

@@ -18,7 +18,7 @@ from onnxprune import store
 from onnxprune.analyze import analyze
 from onnxprune.apply import apply
 from onnxprune.bench import bench
-from onnxprune.bridge import from_torch, to_torch
+from onnxprune.bridge import export, from_torch, to_torch
 from onnxprune.compensate import compensate
 from onnxprune.cost import cost
 from onnxprune.coupling import Coupling, Group, Reason, Slot
@@ -78,6 +78,7 @@ __all__ = [
     "cost",
     "criterion",
     "evaluate",
+    "export",
     "fold",
     "from_torch",
     "load",

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from onnxprune.bridge.check import Agreement
+    from onnxprune.bridge.exporting import Exported, Free
     from onnxprune.bridge.which_train import Role
     from onnxprune.dims import Dims
 
-__all__ = ["from_torch", "roles", "synchronise_batchnorm", "to_torch", "verify_torch"]
+__all__ = ["export", "from_torch", "roles", "synchronise_batchnorm", "to_torch", "verify_torch"]
 
 
 def to_torch(
@@ -80,6 +81,27 @@ def verify_torch(
     from onnxprune.bridge.check import compare
 
     return compare(module, _model(model, "verify_torch"), feeds=feeds, dims=dims, seed=seed, tolerance=tolerance)
+
+
+def export(
+    module: torch.nn.Module,
+    example_inputs: Any,
+    path: str | os.PathLike[str],
+    *,
+    keep_batchnorm: bool = True,
+    dynamic: Free | None = None,
+    opset: int | None = None,
+) -> Exported:
+    """Write a torch module as an ONNX file, by `torch.onnx.export`, under the names of its parameters.
+
+    `example_inputs` is a tensor, several, or a mapping from the names of forward's parameters. `dynamic` maps such a
+    name to the axes whose length is left open and what they are called, `{"ids": {0: "batch", 1: "time"}}`; without it
+    the first axis of every input is the batch. The file appears once onnxruntime says the same as the module.
+    """
+    _need_torch()
+    from onnxprune.bridge.exporting import export as write
+
+    return write(module, example_inputs, path, keep_batchnorm=keep_batchnorm, dynamic=dynamic, opset=opset)
 
 
 def roles(
