@@ -20,7 +20,7 @@ from onnxprune.replacing import check_writable
 _EXAMPLES = """\
 examples:
   onnxprune export mine.models:small --input 1,3,224,224 -o model.onnx
-  onnxprune export mine:bert --input ids:int64:1,time=128 --input mask:int64:1,time=128
+  onnxprune export mine:bert --input ids:int64:1,time=128 -o bert.onnx
 """
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8", "bool")
 _SIZE = re.compile(r"(?:([A-Za-z_]\w*)=)?([1-9]\d{0,8})")

@@ -76,6 +76,7 @@ def export(
             raise UserError(
                 f"torch wrote opset {model.opset} instead of {opset}: leave the opset out, or take that one"
             )
+        _check_free(model, free)
         sizes = [examples, {name: _longer(tensor, free.get(name, {})) for name, tensor in examples.items()}]
         error = max(_compared(module, model, each, given) for each in sizes)
         store.save(model, path)
@@ -148,6 +149,18 @@ def _program(
             )
     except Exception as error:
         raise UserError(f"torch cannot export the module: {_told(error)}") from error
+
+
+def _check_free(model: Model, free: Free) -> None:
+    """The exporter gives way where forward needs one length."""
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for axis, called in free.get(value.name, {}).items():
+            if dims[axis].HasField("dim_value"):
+                raise UserError(
+                    f"forward can do with {dims[axis].dim_value} in axis {axis} of {value.name!r} alone, so {called!r} "
+                    "cannot be free: mend forward, or fix that axis (--static-batch, dynamic={})"
+                )
 
 
 def _told(error: Exception) -> str:
