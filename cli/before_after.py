@@ -5,10 +5,12 @@ from __future__ import annotations
 from onnxprune.cli.outcome import Outcome
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.figures import change, count, milliseconds, noise, percent, plural, size
+from onnxprune.layer_errors import LayerError
 from onnxprune.verify import TOLERANCE
 
 _COLUMNS = (Column("", name=True), Column("original"), Column("pruned"), Column("change"))
 _GROUPS = (Column("Group", name=True), Column("Units"), Column("Removed"), Column("Kept"))
+_LAYERS = (Column("Layer", name=True), Column("Operator"), Column("Error"), Column("SQNR"))
 
 
 def parts(found: Outcome, *, verbose: bool) -> list[Part]:
@@ -17,8 +19,14 @@ def parts(found: Outcome, *, verbose: bool) -> list[Part]:
     if verbose and found.plan.groups:
         rows = [[g.name, f"{g.units:,}", f"{g.removed:,}", f"{g.units - g.removed:,}"] for g in found.plan.groups]
         shown += [Grid(_GROUPS, rows), ""]
+    if found.layers:
+        shown += [Grid(_LAYERS, [_layer(each) for each in found.layers]), ""]
     shown += [Grid(_COLUMNS, [*_sizes(found), *_speed(found), *_quality(found)]), "", _extent(found)]
     return [*shown, *(f"Warning: {warning}." for warning in found.warnings)]
+
+
+def _layer(found: LayerError) -> list[str]:
+    return [found.layer, found.op, noise(found.error), f"{found.sqnr_db:.1f} dB"]
 
 
 def _sizes(found: Outcome) -> list[list[str]]:

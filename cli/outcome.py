@@ -11,6 +11,7 @@ from onnxprune.bench import BenchReport, BenchRow
 from onnxprune.cost import Cost
 from onnxprune.coupling import Reason
 from onnxprune.evaluate import Evaluation
+from onnxprune.layer_errors import LayerError
 from onnxprune.plan import GroupSummary, Plan
 from onnxprune.targets import parse
 from onnxprune.verify import Verification
@@ -31,6 +32,8 @@ class Outcome:
     """The original, then the pruned model."""
     kept: tuple[Evaluation, Evaluation] | None
     """What the original and the pruned model do on data; None: there was none."""
+    layers: Sequence[LayerError] = ()
+    """Where the error enters, if that was asked for."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By pass."""
     notes: Sequence[str] = ()
@@ -119,6 +122,7 @@ def document(found: Outcome) -> dict[str, Any]:
         "skipped": {name: reason.sentence for name, reason in found.skipped.items()},
         "verification": verification(verdict),
         "bench": found.bench.to_dict() if found.bench else None,
+        "layers": [{**asdict(each), "sqnr_db": each.sqnr_db} for each in found.layers],
         "warnings": found.warnings,
         "notes": found.notes,
         "seconds": found.seconds,

@@ -26,9 +26,11 @@ from onnxprune.coupling import Reason
 from onnxprune.data import Request
 from onnxprune.errors import UserError
 from onnxprune.evaluate import Evaluation, Reference, evaluate
+from onnxprune.layer_errors import LayerError, layer_errors
 from onnxprune.passes import Apply, Bench, Choose, Compensate, Normalize, Save, Score, Select, Spare, Steps, Verify
 from onnxprune.passes.compensate import make_up
 from onnxprune.pipeline import Observer, Pass, PassManager, State, Timings
+from onnxprune.plan import Plan
 from onnxprune.replacing import check_writable
 from onnxprune.store import check_apart, check_target, data_file
 
@@ -36,15 +38,41 @@ BENCH_SECONDS = 2.0
 """How long the original and the result run against each other."""
 
 
+class Kept(Observer):
+    """Measures what was kept when the model is about to be written, so that the plan can say it."""
+
+    def __init__(self, measured: Measured | None, source: Source, threads: int, activity: Activity) -> None:
+        self.measured, self.source, self.threads, self.activity = measured, source, threads, activity
+        self.found: tuple[Evaluation, Evaluation] | None = None
+        self.layers: tuple[LayerError, ...] = ()
+
+    def before(self, step: Pass, state: State) -> None:
+        if not isinstance(step, Save) or self.measured is None or state.original is None or state.plan is None:
+            return
+        self.activity.step("measuring what was kept")
+        self.found = _evaluated(self.measured, self.source, state, self.threads)
+        request = self.measured.data or self.measured.calib
+        if self.measured.layers and request is not None:
+            data = data_arguments.opened(request, state.original, self.source.dims)
+            self.layers = layer_errors(state.original, state.model, state.plan, data, threads=self.threads)
+
+    def noted(self, plan: Plan) -> Plan:
+        """The plan with what was measured in its record."""
+        if self.found is None:
+            return plan
+        before, after = (each.figures() for each in self.found)
+        return replace(plan, meta={**plan.meta, "measured": {"original": before, "pruned": after}})
+
+
 class PlanFile(Observer):
     """Writes the plan when the model is about to be written; it appears when `pending` ends well, else never."""
 
-    def __init__(self, path: Path, pending: ExitStack) -> None:
-        self.path, self.pending = path, pending
+    def __init__(self, path: Path, pending: ExitStack, kept: Kept) -> None:
+        self.path, self.pending, self.kept = path, pending, kept
 
     def before(self, step: Pass, state: State) -> None:
         if isinstance(step, Save) and state.plan is not None:
-            self.pending.enter_context(plan_json.saving(state.plan, self.path))
+            self.pending.enter_context(plan_json.saving(self.kept.noted(state.plan), self.path))
 
 
 class Notes(Observer):
@@ -87,6 +115,10 @@ class Measured(Protocol):
     @property
     def metric(self) -> str | None:
         """None: accuracy, agreement and distance."""
+
+    @property
+    def layers(self) -> bool:
+        """Whether every layer is compared."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +167,14 @@ def produce(
         activity.step("reading")
         source = opened(job.model, args.dim)
         check_target(source.model, job.output)
-        observers: list[Observer] = [Narrator(activity, talk), timings, skipped, notes, *watching]
+        kept = Kept(measured, source, args.threads, activity)
+        observers: list[Observer] = [Narrator(activity, talk), timings, skipped, notes, *watching, kept]
         check_apart(source.model, job.also)
         with ExitStack() as pending:
             if job.plan is not None:
                 check_apart(source.model, [job.plan])
-                observers.append(PlanFile(job.plan, pending))
+                observers.append(PlanFile(job.plan, pending, kept))
             state = PassManager(_passes(job, makers, measured, args, source, activity), observers).run(source.model)
-        activity.step("measuring what was kept")
-        kept = _evaluated(measured, args, source, state)
         activity.step("counting")
         found = replace(_outcome(job, source, state, kept), notes=notes.found)
     for reason in dict.fromkeys(reason.sentence for reason in skipped.reasons.values()):
@@ -192,20 +223,18 @@ def _sized(step: Pass, source: Source, timed: Mapping[str, int]) -> Pass:
     return step
 
 
-def _evaluated(
-    measured: Measured | None, args: Namespace, source: Source, state: State
-) -> tuple[Evaluation, Evaluation] | None:
+def _evaluated(measured: Measured, source: Source, state: State, threads: int) -> tuple[Evaluation, Evaluation] | None:
     """What the two models do on the user's data."""
-    if measured is None or measured.data is None:
+    if measured.data is None:
         return None
     assert state.original is not None
     dataset = data_arguments.opened(measured.data, state.original, source.dims)
-    original = Reference(state.original, dataset, threads=args.threads)
-    options: dict[str, Any] = {"original": original, "metric": measured.metric, "threads": args.threads}
+    original = Reference(state.original, dataset, threads=threads)
+    options: dict[str, Any] = {"original": original, "metric": measured.metric, "threads": threads}
     return evaluate(state.original, dataset, **options), evaluate(state.model, dataset, **options)
 
 
-def _outcome(job: Job, source: Source, state: State, kept: tuple[Evaluation, Evaluation] | None) -> Outcome:
+def _outcome(job: Job, source: Source, state: State, kept: Kept) -> Outcome:
     assert state.original is not None
     assert state.plan is not None
     assert state.verification is not None
@@ -213,10 +242,11 @@ def _outcome(job: Job, source: Source, state: State, kept: tuple[Evaluation, Eva
         model=job.model,
         output=job.output,
         plan_file=job.plan,
-        plan=state.plan,
+        plan=kept.noted(state.plan),
         before=cost(state.original, source.dims),
         after=cost(state.model, source.dims),
         verification=state.verification,
         bench=state.bench,
-        kept=kept,
+        kept=kept.found,
+        layers=kept.layers,
     )

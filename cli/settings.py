@@ -47,6 +47,8 @@ class Settings:
     """For what a stopped run needs to go on."""
     compensate: str
     """By what is made up for what was cut."""
+    layers: bool
+    """Whether every layer is compared with the original's."""
 
     def makers(self, verify: str, threads: int, say: Callable[[str], None]) -> list[Pass]:
         """The passes that lead to the plan."""
@@ -136,6 +138,11 @@ def add(parser: Parser) -> None:
         dest="folder",
         help="keep every step's plan there; a stopped run goes on",
     )
+    parser.add_argument(
+        "--layers",
+        action="store_true",
+        help="say where the error enters: every layer's output against the original's, on --data, else on --calib",
+    )
     which = parser.add_argument_group("which groups (repeatable; see `onnxprune analyze` for the names)")
     for name, meaning in (("include", "only"), ("exclude", "not")):
         which.add_argument(
@@ -186,6 +193,8 @@ def decided(args: Namespace) -> Settings:
     check_steps(steps, schedule)
     _check_together(args, steps)
     calib = data_arguments.calibration(args, embedded=not args.model)
+    if args.layers and args.model and calib is None and args.data is None:
+        raise UserError("--layers compares both models on data: name some, --data photos/ or --calib photos/")
     auto = given.get("criterion") == "auto"
     if auto:
         del given["criterion"]
@@ -214,6 +223,7 @@ def decided(args: Namespace) -> Settings:
         calib if auto else None,
         args.folder,
         args.compensate,
+        args.layers,
     )
     for step in found.makers("off", 1, lambda line: None):
         if isinstance(step, Checked):

@@ -30,6 +30,7 @@ from onnxprune.data import Dataset, open_data
 from onnxprune.errors import UserError, VerificationError
 from onnxprune.evaluate import Evaluation, Reference, evaluate
 from onnxprune.fold import fold
+from onnxprune.layer_errors import layer_errors
 from onnxprune.model import Model
 from onnxprune.normalize import normalize, restore
 from onnxprune.pipeline import Observer, PassManager, State
@@ -81,6 +82,7 @@ __all__ = [
     "export",
     "fold",
     "from_torch",
+    "layer_errors",
     "load",
     "load_plan",
     "load_sensitivity",

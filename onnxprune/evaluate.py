@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,11 @@ class Evaluation:
     metric: float | None = None
     """What the user's function said."""
     notes: tuple[str, ...] = ()
+
+    def figures(self) -> dict[str, float]:
+        """What is known and finite, by name: what a record can hold."""
+        found = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "notes"}
+        return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
 
 
 class Reference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from onnxprune.compensate import MODES, Compensated, check_mode, compensate
@@ -53,8 +53,17 @@ class Compensate:
         before, after = (
             evaluate(model, data, original=reference, threads=self.threads) for model in (state.model, found.model)
         )
-        model = state.model if _farther(before, after) else found.model
-        return changed(kept, model=model, notes=(self._told(before, after),))
+        notes = (self._told(before, after),)
+        if _farther(before, after):
+            return changed(kept, notes=notes)
+        record = {"by": self.name, "before": before.figures(), "after": after.figures()}
+        plan = replace(state.plan, meta={**state.plan.meta, "compensated": record})
+        return changed(kept, model=found.model, plan=plan, notes=notes)
+
+    @property
+    def name(self) -> str:
+        """One of `MAKE_UPS`."""
+        return self.mode
 
     def _found(self, original: Model, pruned: Model, plan: Plan, data: Dataset) -> Compensated:
         return compensate(
@@ -77,6 +86,10 @@ class Reestimate(Compensate):
     done: ClassVar[str] = "re-estimated"
     doing: ClassVar[str] = "re-estimation"
     nothing: ClassVar[str] = "nothing to re-estimate: no channel of what is left has another mean or variance"
+
+    @property
+    def name(self) -> str:
+        return "bn"
 
     def _found(self, original: Model, pruned: Model, plan: Plan, data: Dataset) -> Compensated:
         return reestimate(original, pruned, plan, data, threads=self.threads, on_progress=self.on_progress)

@@ -134,6 +134,39 @@ def test_what_is_a_function_of_the_rest_is_not_missed(kind: str) -> None:
     assert deviations(model, pruned, found, other)[1] < NOISE, "nor on other data"
 
 
+@pytest.mark.parametrize("kind", ["conv", "norm", "transposed", "depthwise", "flatten", "gemm", "matmul"])
+def test_one_pass_asks_the_original_alone(kind: str) -> None:
+    model, gone = redundant(kind)
+    pruned, plan = cut(model, gone)
+    data = open_data("random:200" if kind == "gemm" else "random:40", model, batch=16)
+    noise = pruned.replace(weights={**pruned.weights, **with_weights(pruned, first__bias=np.full(4, 9.0)).weights})
+    found = compensate(model, pruned, plan, data, mode="one-pass")
+    assert deviations(model, pruned, found, data)[1] < NOISE
+    assert [fit.layer for fit in found.fits] == ["second"]
+    other = compensate(model, noise, plan, data, mode="one-pass")
+    assert same(other.model.weights["second.weight"], found.model.weights["second.weight"])
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_one_pass_comes_closer_too(name: str) -> None:
+    model = prepared(NETS[name]())
+    pruned, plan = halved(model, 0.3)
+    data = open_data("random:64", model, batch=16, dims={**DIMS[name], "batch": 16} if name in DIMS else None)
+    once = compensate(model, pruned, plan, data, mode="one-pass")
+    before, after = deviations(model, pruned, once, data)
+    assert after < before
+    assert all(fit.after <= fit.before for fit in once.fits)
+
+
+def test_modes_that_are_none() -> None:
+    model, gone = redundant("conv")
+    pruned, plan = cut(model, gone)
+    with pytest.raises(UserError, match="unknown mode of compensation 'onepass'; did you mean 'one-pass'"):
+        compensate(model, pruned, plan, [], mode="onepass")
+    with pytest.raises(UserError, match="unknown mode"):
+        Compensate(Request("random:8"), mode="bn").check()
+
+
 def test_only_numbers_change() -> None:
     model = prepared(NETS["resnet"]())
     pruned, plan = halved(model)
@@ -676,7 +709,11 @@ class TestPass:
         data = open_data("random:32", model)
         off = [evaluate(each, data, original=model).deviation for each in (after.model, pruned)]
         assert after.notes == (f"compensated on 32 samples: outputs are off by {off[0]:.3g} instead of {off[1]:.3g}",)
-        assert (after.original, after.plan, after.verification) == (model, plan, verification)
+        assert (after.original, after.verification) == (model, verification)
+        assert after.plan is not None
+        assert (after.plan.cuts, after.plan.groups) == (plan.cuts, plan.groups)
+        record = after.plan.meta["compensated"]
+        assert (record["by"], record["after"]["samples"], record["before"]["deviation"]) == ("sequential", 32, off[1])
         assert after.model.weights is not pruned.weights
 
     def test_what_would_lead_away_is_left_undone(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,3 +159,27 @@ def test_making_up_without_data_is_refused(run: Run, model: Path) -> None:
     said = run("prune", model, "--compensate", "bn")
     assert said.code == 2
     assert "--compensate bn asks for data: name some" in said.err
+
+
+def test_where_the_error_enters_and_what_the_plan_records(run: Run, tmp_path: Path) -> None:
+    options = ["--calib", SEEN, "--calib-samples", "128", "--plan", "p.json", "--no-bench", "--layers"]
+    said = run("prune", "--ratio", "0.6", *options, "--json").data
+    first, last = said["layers"][0], said["layers"][-1]
+    assert (first["op"], first["error"], first["sqnr_db"]) == ("Conv", 0, None)
+    assert 1e-4 < last["error"] < 0.5
+    assert last["sqnr_db"] == pytest.approx(-10 * np.log10(last["error"]))
+    meta = dict(onnxprune.load_plan(tmp_path / "p.json").meta)
+    assert meta == said["options"]
+    assert meta["measured"]["pruned"]["top1"] == said["after"]["accuracy"]
+    assert meta["measured"]["original"]["top1"] == said["before"]["accuracy"]
+    assert meta["compensated"]["by"] == "sequential"
+    assert meta["compensated"]["after"]["deviation"] < meta["compensated"]["before"]["deviation"]
+    assert meta["compensated"]["after"]["samples"] == 128
+    table = run("prune", "--ratio", "0.6", *options).out
+    assert f"{last['sqnr_db']:.1f} dB" in table
+
+
+def test_layers_without_data(run: Run, model: Path) -> None:
+    said = run("prune", model, "--layers")
+    assert said.code == 2
+    assert "--layers compares both models on data: name some" in said.err
