@@ -27,6 +27,7 @@ from onnxprune.providers import CPU, resolve_provider, with_cpu
 from onnxprune.regions import Region
 from onnxprune.rounds import time_rounds
 from onnxprune.runtime import check_threads
+from onnxprune.shown import Shown
 from onnxprune.store import load
 from onnxprune.verdict import Verdict, median_interval, verdict
 
@@ -68,7 +69,7 @@ class BenchRow:
 
 
 @dataclass(frozen=True)
-class BenchReport:
+class BenchReport(Shown):
     """What was measured, and how."""
 
     rows: tuple[BenchRow, ...]

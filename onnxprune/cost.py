@@ -20,6 +20,7 @@ from onnxprune.errors import UserError
 from onnxprune.macs import macs
 from onnxprune.model import Model
 from onnxprune.settle import settled_shapes
+from onnxprune.shown import Shown
 from onnxprune.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _NARROW = {2, 3, 21, 22, 25, 26}
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Shown):
     """The size of a model and the work of one run."""
 
     params: int

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.shown import Shown
+
 if TYPE_CHECKING:
     import networkx as nx
 
@@ -99,7 +101,7 @@ class Frozen:
 
 
 @dataclass(frozen=True, eq=False)
-class Coupling:
+class Coupling(Shown):
     """The result of analysis; nothing in it changes afterwards."""
 
     groups: tuple[Group, ...]

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 from onnxprune.evaluate import Evaluation
+from onnxprune.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Shown):
     """What was measured, and on what."""
 
     model: str

@@ -26,6 +26,7 @@ from onnxprune.data import Dataset
 from onnxprune.errors import NotFinite, UnfitData, UserError
 from onnxprune.functions import function_of, is_function_name, theirs
 from onnxprune.model import Model, expect_model
+from onnxprune.shown import Shown
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
@@ -38,7 +39,7 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown):
     """What was found; None: it cannot be said of this model, or of this data."""
 
     samples: int

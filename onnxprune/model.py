@@ -11,11 +11,12 @@ from typing import Any
 import onnx
 
 from onnxprune.errors import UserError
+from onnxprune.shown import Shown
 from onnxprune.tensors import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class Model(Shown):
     """What `load` returns and `save` writes."""
 
     proto: onnx.ModelProto

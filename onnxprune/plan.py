@@ -19,6 +19,7 @@ import numpy as np
 from onnxprune.coupling import Indices
 from onnxprune.errors import WrongPlan
 from onnxprune.names import suggest
+from onnxprune.shown import Shown
 
 VERSION = 1
 PERIOD = "period"
@@ -86,7 +87,7 @@ class GroupSummary:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Shown):
     """What `select` decides, `apply` does and `verify` checks."""
 
     cuts: tuple[Cut, ...]

@@ -21,6 +21,7 @@ from onnxprune.macs import macs
 from onnxprune.meter import Meter
 from onnxprune.model import Model
 from onnxprune.select import Field, block, least_kept
+from onnxprune.shown import Shown
 from onnxprune.terms import Widths
 
 MIN_KEEP = 0.1
@@ -58,7 +59,7 @@ class GroupCost:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Shown):
     """Of one model on one machine."""
 
     milliseconds: float

@@ -26,6 +26,7 @@ from onnxprune.plan import Plan
 from onnxprune.probes import FLOATS, flattened, probes
 from onnxprune.runtime import run, session
 from onnxprune.shapes import infer
+from onnxprune.shown import Shown
 from onnxprune.structure import structure
 from onnxprune.tensors import Tensor
 from onnxprune.twins import is_half, unrounded, widened
@@ -40,7 +41,7 @@ MODES = ("numeric", "structural", "off")
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Shown):
     """What was found; `ok` says whether the pruned model may be written."""
 
     mode: str

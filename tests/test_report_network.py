@@ -95,7 +95,11 @@ def test_folding_takes_what_covers_most() -> None:
     names = [f"{letter}{turn}" for turn in range(3) for letter in "ab"]
     two = [block(name, {"a": 8, "b": 16}[name[0]]) for name in names]
     found = folded([*two, block("c", 4), block("d", 4)])
-    assert [(x.name, x.repeats) for x in found] == [("a0", ("a1", "a2")), ("b0", ("b1", "b2")), ("c", ("d",))]
+    assert [(x.name, x.repeats, x.turn) for x in found] == [
+        ("a0", ("a1", "a2"), (1, 2)),
+        ("b0", ("b1", "b2"), (2, 2)),
+        ("c", ("d",), (1, 1)),
+    ]
     different = folded([block("a", 8), block("b", 9)])
     assert [x.repeats for x in different] == [(), ()], "other widths are another block"
 
@@ -156,7 +160,7 @@ def test_drawing_says_what_it_shows() -> None:
     model = residual(1)
     found = layers(model, 0.5)
     (one,) = [x for x in blocks_of(model, found) if x.name == "body.0"]
-    text = drawn(one, {"stem": "G1", "body.0.a": "G2"}, {"stem": 0, "body.0.a": 1})
+    text = drawn(one, {"stem": "G1", "body.0.a": "G2"}, {"stem": 0, "body.0.a": 1}).svg
     assert 'aria-label="2 layers: body.0.a 16 → 8; body.0.b 8 → 4"' in text
     assert text.count('class="layer"') == 2
     assert 'class="stripe g1"' in text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from onnxprune.figures import plural
 from onnxprune.report.layers import Layer
@@ -32,8 +33,16 @@ _SIGNS = {
 }
 
 
-def drawn(block: Block, tags: Mapping[str, str], colour: Mapping[str, int]) -> str:
-    """The SVG. `tags`: a short name for each group; `colour`: the number of its colour."""
+@dataclass(frozen=True)
+class Drawn:
+    """A drawing and how wide it is."""
+
+    svg: str
+    width: float
+
+
+def drawn(block: Block, tags: Mapping[str, str], colour: Mapping[str, int]) -> Drawn:
+    """Draw it. `tags`: a short name for each group; `colour`: the number of its colour."""
     sizes = [_size(place) for place in block.places]
     layout = laid_out(block, sizes)
     width, height = layout.width + 2 * MARGIN, layout.height + 2 * MARGIN + PILL
@@ -53,7 +62,7 @@ def drawn(block: Block, tags: Mapping[str, str], colour: Mapping[str, int]) -> s
             _pill(body, place, centre, size)
         else:
             _box(body, place.layer, prefix, centre, tags, colour)
-    return markup(svg)
+    return Drawn(markup(svg), width)
 
 
 def _size(place: Place) -> tuple[float, float]:
@@ -122,7 +131,7 @@ def told(layer: Layer, tags: Mapping[str, str]) -> str:
 
 def _within(label: str, prefix: str) -> str:
     """The name without what the whole block is called."""
-    return label.removeprefix(f"{prefix}.") if prefix != label else label.rpartition(".")[2] or label
+    return label if label == prefix else label.removeprefix(f"{prefix}.")
 
 
 def _said(block: Block) -> str:

@@ -12,7 +12,7 @@ from onnxprune.damage import ranked
 from onnxprune.figures import bindings, change, count, milliseconds, noise, percent, plural, size
 from onnxprune.freezes import freezes
 from onnxprune.report import charts
-from onnxprune.report.draw import drawn
+from onnxprune.report.draw import Drawn, drawn
 from onnxprune.report.findings import Findings
 from onnxprune.report.importance import histograms, removed_units
 from onnxprune.report.layers import Layer, layers_of
@@ -179,8 +179,8 @@ def _verdict(found: Findings) -> Verdict | None:
 
 
 def _block(block: Block, tags: Mapping[str, str], colour: Mapping[str, int]) -> DrawnBlock:
-    svg = drawn(block, tags, colour) if block.drawable else ""
-    return DrawnBlock(block.name, svg, len(block.layers), block.repeats)
+    made = drawn(block, tags, colour) if block.drawable else Drawn("", 0.0)
+    return DrawnBlock(block.name, made.svg, made.width, len(block.layers), block.repeats, block.turn)
 
 
 def _groups(found: Findings, before: Cost, tags: Mapping[str, str], colour: Mapping[str, int]) -> tuple[GroupRow, ...]:

@@ -50,6 +50,8 @@ class Block:
     edges: tuple[tuple[int, int], ...]
     repeats: tuple[str, ...] = ()
     """Names of the blocks that follow and are built alike."""
+    turn: tuple[int, int] = (1, 1)
+    """Of blocks that repeat together, which one it is, of how many."""
 
     @property
     def layers(self) -> list[Layer]:
@@ -86,7 +88,7 @@ def common(labels: Sequence[str]) -> str:
 def blocks_of(model: Model, layers: Sequence[Layer]) -> list[Block]:
     """The network, block by block."""
     places, edges = connected(model, layers)
-    return folded(joined(list(_split(places, edges))))
+    return joined(folded(list(_split(places, edges))))
 
 
 def connected(model: Model, layers: Sequence[Layer]) -> tuple[list[Place], list[tuple[int, int]]]:
@@ -160,6 +162,8 @@ def joined(blocks: Sequence[Block]) -> list[Block]:
 
 
 def _belong(first: Block, second: Block) -> bool:
+    if first.repeats or second.repeats:
+        return False
     if depth(first) + depth(second) > MOST_DEEP:
         return False
     if not first.layers or not second.layers:
@@ -199,7 +203,7 @@ def folded(blocks: Sequence[Block]) -> list[Block]:
         for offset in range(period):
             others = tuple(blocks[at + offset + period * turn].name for turn in range(1, times))
             first = blocks[at + offset]
-            found.append(Block(first.places, first.edges, others))
+            found.append(Block(first.places, first.edges, others, (offset + 1, period) if others else (1, 1)))
         at += period * times
     return found
 

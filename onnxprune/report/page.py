@@ -48,9 +48,13 @@ class DrawnBlock:
     name: str
     svg: str
     """Empty: too large to be drawn."""
+    width: float
+    """Of the drawing, in pixels."""
     layers: int
     repeats: tuple[str, ...]
     """Names of parts that follow and are built alike."""
+    turn: tuple[int, int]
+    """Of parts that repeat together, which one it is, of how many."""
 
 
 @dataclass(frozen=True)
