@@ -21,6 +21,7 @@ from onnxprune.cli import (
     analyze,
     apply,
     bench,
+    compare,
     completion,
     doctor,
     export,
@@ -45,7 +46,7 @@ GROUPS = (
     ("what is in a model", (analyze, ops)),
     ("making it smaller", (prune, apply, verify, quantize, run)),
     ("training", (export, unfold, fold)),
-    ("measuring", (bench, profile, sensitivity)),
+    ("measuring", (bench, profile, sensitivity, compare)),
     ("networks to try it on", (zoo,)),
     ("this installation", (doctor, completion)),
 )

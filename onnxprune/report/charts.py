@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxprune.curves import Curve, Sensitivity
+from onnxprune.figures import count
+from onnxprune.pareto import LABELS, Comparison
 from onnxprune.report.importance import Histogram
 from onnxprune.report.layers import Layer
 from onnxprune.report.svg import Element, add, drawing, markup, polyline
 
 W, H = 1000.0, 400.0
 """Of what is drawn; how large it gets is the page's business."""
+NEAR = 0.03
+"""Dots that are nearer to each other than that share one label."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,9 @@ def histogram(found: Histogram) -> Chart:
     top = max((a + b for a, b in zip(found.kept, found.cut, strict=True)), default=1) or 1
     step = W / len(found.kept)
     for at, (kept, cut) in enumerate(zip(found.kept, found.cut, strict=True)):
-        for kind, count, below in (("gone", cut, 0), ("stays", kept, cut)):
-            if count:
-                height = H * count / top
+        for kind, units, below in (("gone", cut, 0), ("stays", kept, cut)):
+            if units:
+                height = H * units / top
                 add(svg, "rect", kind=kind, x=at * step, y=H - height - H * below / top, width=step, height=height)
     if found.threshold is not None:
         x = W * (found.threshold - found.low) / (found.high - found.low)
@@ -108,6 +112,56 @@ def damage(found: Sensitivity, curve: Curve, top: float) -> Chart:
     add(svg, "path", kind="line", d=polyline((W * x, H * (1 - y)) for x, y in points))
     dots = tuple(Dot(x, y, "", "small", f"{100 * x:.0f}% cut") for x, y in points[1:])
     return Chart(markup(svg), x_ticks=(Tick(0, "0%"), Tick(1, "100% cut")), dots=dots)
+
+
+def pareto(found: Comparison) -> Chart:
+    """Quality against cost, and a line through what none beats. Dots have the numbers of the table's rows."""
+    places = {at: found.at(at) for at in found.drawn}
+    (left, right), (low, high) = (_span(values) for values in zip(*places.values(), strict=True))
+    svg = _plane(f"{LABELS[found.y]} against {LABELS[found.x]} of {len(places)} models; the table has the numbers")
+
+    def unit(x: float, y: float) -> tuple[float, float]:
+        return (x - left) / (right - left), (y - low) / (high - low)
+
+    marks = [Tick(unit(left, value)[1], f"{value:g}") for value in ticks(low, high)]
+    _grid(svg, [tick.share for tick in marks])
+    line = sorted(unit(*places[at]) for at in found.front)
+    add(svg, "path", kind="front", d=polyline((W * x, H * (1 - y)) for x, y in line))
+    spots: dict[tuple[float, float], list[int]] = {}
+    for at, place in places.items():
+        x, y = unit(*place)
+        near = next((spot for spot in spots if abs(spot[0] - x) < NEAR and abs(spot[1] - y) < NEAR), (x, y))
+        spots.setdefault(near, []).append(at)
+    label = {members[0]: _numbers(found, members) for members in spots.values()}
+    dots = []
+    for at, place in places.items():
+        point, (x, y) = found.points[at], unit(*place)
+        kind = " ".join([*([] if at in found.front else ["beaten"]), *(["start"] if point.original else [])])
+        dots.append(Dot(x, y, label.get(at, ""), kind, f"{point.run}, {point.name}: {place[0]:.4g}, {place[1]:.4g}"))
+    return Chart(
+        markup(svg),
+        x_label=LABELS[found.x],
+        y_label=LABELS[found.y],
+        x_ticks=tuple(
+            Tick(unit(value, low)[0], count(value) if abs(value) >= 1000 else f"{value:g}")
+            for value in ticks(left, right)
+        ),
+        y_ticks=tuple(marks),
+        dots=tuple(dots),
+    )
+
+
+def _numbers(found: Comparison, members: Sequence[int]) -> str:
+    """Of the models that stand in one spot; originals are no news."""
+    listed = [str(at + 1) for at in members if not found.points[at].original]
+    return ", ".join([*(["original"] if len(listed) < len(members) else []), *listed])
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """From a little below the least to a little above the largest."""
+    low, high = min(values), max(values)
+    room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - room, high + room
 
 
 def _plane(title: str) -> Element:

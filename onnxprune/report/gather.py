@@ -135,7 +135,8 @@ def _measures(found: Findings, before: Cost, after: Cost | None) -> tuple[Measur
     ]
     if found.bench is not None:
         a, b = found.bench.rows[:2]
-        rows.append(_measure("latency", a.median_ms, b.median_ms, milliseconds))
+        # by the speed-up, which compares within each round, as the table of `prune` does
+        rows.append(_measure("latency", a.median_ms, a.median_ms / b.speedup, milliseconds))
     if found.kept is not None:
         x, y = found.kept
         for label, one, two in (("accuracy", x.top1, y.top1), ("top-5 accuracy", x.top5, y.top5)):

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import UserError
+from onnxprune.errors import MissingExtra
 from onnxprune.figures import count, milliseconds, noise, plural
 from onnxprune.report.page import Page
 from onnxprune.report.svg import legible
@@ -25,7 +25,7 @@ def check() -> None:
     try:
         import jinja2  # noqa: F401  only whether it is there
     except ImportError:
-        raise UserError("a report needs jinja2: pip install 'onnxprune[report]'") from None
+        raise MissingExtra("a report needs jinja2: pip install 'onnxprune[report]'") from None
 
 
 def render(page: Page) -> str:
@@ -55,6 +55,11 @@ def _environment() -> Environment:
         """A number stays on one line with its unit."""
         return Markup.escape(legible(text)).replace(" ", Markup("&nbsp;"))
 
+    def name(text: str) -> Markup:
+        """A name, which may break behind each of its parts."""
+        shown = Markup.escape(legible(text))
+        return shown.replace(".", Markup(".<wbr>")).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>"))
+
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -68,6 +73,7 @@ def _environment() -> Environment:
         ms=lambda number: whole(milliseconds(number)),
         noise=noise,
         whole=whole,
+        name=name,
         plural=plural,
         width=lambda share: f"{100 * min(1.0, max(0.0, share)):.2f}%",
         drawn=Markup,

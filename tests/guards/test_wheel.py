@@ -24,7 +24,7 @@ LAYERS = {
 }
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt")
 DATA = {"onnxprune/py.typed", "onnxprune/models_zoo/digits.onnx", "onnxprune/models_zoo/digits.npz"}
-PAGES = ("base.html.j2", "macros.html.j2", "report.html.j2", "style.css")
+PAGES = ("base.html.j2", "compare.html.j2", "macros.html.j2", "report.html.j2", "style.css")
 DATA |= {f"onnxprune/report/{name}" for name in PAGES}
 
 pytestmark = pytest.mark.xdist_group("wheel")  # one build for all of them
