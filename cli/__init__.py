@@ -25,6 +25,7 @@ from onnxprune.cli import (
     completion,
     doctor,
     export,
+    finetune,
     fold,
     ops,
     profile,
@@ -45,7 +46,7 @@ from onnxprune.version import __version__
 GROUPS = (
     ("what is in a model", (analyze, ops)),
     ("making it smaller", (prune, apply, verify, quantize, run)),
-    ("training", (export, unfold, fold)),
+    ("training", (export, unfold, finetune, fold)),
     ("measuring", (bench, profile, sensitivity, compare)),
     ("networks to try it on", (zoo,)),
     ("this installation", (doctor, completion)),

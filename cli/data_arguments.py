@@ -44,6 +44,36 @@ def _add_reading(group: Any) -> None:
     group.add_argument(
         "--batch", metavar="N", type=positive, default=32, help="samples per run, where the model leaves that open"
     )
+    _add_images(group)
+
+
+def add_training(parser: Parser) -> None:
+    """The arguments of what is trained and validated on."""
+    group = parser.add_argument_group("data (see docs/data.md)")
+    group.add_argument(
+        "--data",
+        metavar="DATA",
+        type=file_name,
+        required=True,
+        help="what to train on: a folder or .zip of images, .npy, .npz or a folder of those, module:function",
+    )
+    group.add_argument(
+        "--val",
+        metavar="DATA",
+        type=file_name,
+        help="likewise, what to measure every epoch on; the best one is written (default: the last one is)",
+    )
+    group.add_argument("--limit", metavar="N", type=positive, help="train on so many samples at most")
+    _add_images(group)
+
+
+def training(args: Namespace) -> tuple[Request, Request | None]:
+    """What to train and to validate on."""
+    how = _preprocess(args)
+    return Request(args.data, how, args.limit), Request(args.val, how) if args.val else None
+
+
+def _add_images(group: Any) -> None:
     group.add_argument("--mean", metavar="M", type=_numbers, help="of each channel, such as 0.485,0.456,0.406")
     group.add_argument("--std", metavar="S", type=_numbers, help="of each channel, such as 0.229,0.224,0.225")
     group.add_argument("--size", metavar="N", type=_size, help="of images: 224, or HEIGHTxWIDTH")

@@ -57,6 +57,7 @@ class Activity:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._step: tuple[str, float] = ("", 0.0)
         self._part: float | None = None
+        self._said = ""
 
     def __enter__(self) -> Activity:
         if not self._silent:
@@ -73,11 +74,15 @@ class Activity:
     def step(self, what: str) -> None:
         """Something new begins, unless it is what is being done already."""
         if what != self._step[0]:
-            self._step, self._part = (what, time.monotonic()), None
+            self._step, self._part, self._said = (what, time.monotonic()), None, ""
 
     def part(self, part: float) -> None:
         """That much of the step is over, 0 to 1."""
         self._part = part
+
+    def tell(self, text: str) -> None:
+        """How the step is getting on, for whoever is looking."""
+        self._said = text
 
     def _watch(self) -> None:
         if self._over.wait(self._delay):
@@ -106,6 +111,8 @@ class Activity:
                     shown, task = what, bar.add_task(what, total=None)
                 if part is not None:
                     bar.update(task, total=1.0, completed=part)
+                if self._said:
+                    bar.update(task, description=f"{what}: {self._said}")
 
 
 class Narrator(Observer):

@@ -50,6 +50,11 @@ def held_out() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     yield data("held_out")
 
 
+def training() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """The images that it was trained on, and their digits: `onnxprune.models_zoo.digits:training` as data."""
+    yield data("train")
+
+
 def seen() -> Iterator[NDArray[np.float32]]:
     """The images that it was trained on, without their digits: what it may be calibrated on."""
     yield data("train")[0]

@@ -45,6 +45,7 @@ from onnxprune.scores import score
 from onnxprune.select import select
 from onnxprune.sensitivity import sensitivity
 from onnxprune.stages import Measure, Pipeline, Stage
+from onnxprune.training import Recipe, finetune
 from onnxprune.unfold import unfold
 from onnxprune.verify import Verification, verify
 from onnxprune.version import __version__
@@ -62,6 +63,7 @@ __all__ = [
     "Plan",
     "Preprocess",
     "Reason",
+    "Recipe",
     "Reference",
     "Report",
     "Sensitivity",
@@ -80,6 +82,7 @@ __all__ = [
     "criterion",
     "evaluate",
     "export",
+    "finetune",
     "fold",
     "from_torch",
     "layer_errors",

@@ -93,7 +93,7 @@ class Dataset:
     """Batches for one model; every pass over it gives the same."""
 
     def __init__(self, request: Request, form: Form, source: Source, hold: int = 0) -> None:
-        self.request, self.form, self._source, self._hold = request, form, source, hold
+        self.request, self.form, self.source, self._hold = request, form, source, hold
         self._seen: tuple[int, str] | None = None
         self._held: list[Batch] | None = None
 
@@ -106,8 +106,8 @@ class Dataset:
         where, size = repr(self.request.spec), self.form.fixed or self.request.batch
         count, labelled = 0, None
         digest = hashlib.blake2b(digest_size=16)
-        chunks = (fitted(self.form, chunk) for chunk in self._source.chunks(size))
-        for batch in batched(self.form, limited(self.form, chunks, self._source.limit), size):
+        chunks = (fitted(self.form, chunk) for chunk in self.source.chunks(size))
+        for batch in batched(self.form, limited(self.form, chunks, self.source.limit), size):
             if labelled not in (None, batch.labels is not None):
                 raise UnfitData(f"{where} has labels for a part of its samples only")
             labelled = batch.labels is not None
@@ -131,12 +131,12 @@ class Dataset:
     @property
     def samples(self) -> int | None:
         """How many there are, as far as that is known."""
-        return self._seen[0] if self._seen else self._source.samples
+        return self._seen[0] if self._seen else self.source.samples
 
     @property
     def classes(self) -> int:
         """How many class folders there are; 0 where labels come from elsewhere."""
-        return self._source.classes
+        return self.source.classes
 
     @property
     def digest(self) -> str:
@@ -150,7 +150,7 @@ class Dataset:
     @property
     def notes(self) -> list[str]:
         """What to know; complete after a pass."""
-        return self._source.notes()
+        return self.source.notes()
 
 
 def open_data(

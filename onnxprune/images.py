@@ -17,7 +17,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,17 +84,28 @@ class ImageFiles:
 
     def chunks(self, size: int) -> Iterator[Chunk]:
         """One image at a time."""
-        with ExitStack() as stack:
-            archive = stack.enter_context(zipfile.ZipFile(self.root)) if self.root.is_file() else None
+        with self.opened() as archive:
             for i in spread(len(self.images), self.limit):
-                name = "/".join(self.images[i])
-                try:
-                    pixels = decoded(bytes_of(self.root, archive, self.images[i]), self.how)
-                except Exception as error:  # noqa: BLE001  decoders fail in many ways, all of which mean the same here
-                    self.left_out[name] = " ".join(str(error).split())[:120] or type(error).__name__
-                    continue
-                labels = None if self.labels is None else np.array([self.labels[i]])
-                yield Chunk({self.x.name: prepared(pixels, self.how, self.x)[None]}, labels, repr(name))
+                pixels = self.pixels(i, archive)
+                if pixels is not None:
+                    labels = None if self.labels is None else np.array([self.labels[i]])
+                    name = "/".join(self.images[i])
+                    yield Chunk({self.x.name: prepared(pixels, self.how, self.x)[None]}, labels, repr(name))
+
+    @contextmanager
+    def opened(self) -> Iterator[zipfile.ZipFile | None]:
+        """The archive, if the images lie in one; it may be read by several threads."""
+        with ExitStack() as stack:
+            yield stack.enter_context(zipfile.ZipFile(self.root)) if self.root.is_file() else None
+
+    def pixels(self, index: int, archive: zipfile.ZipFile | None) -> Array | None:
+        """An image as (height, width, channels) of 0 to 255; None: it cannot be read, which is noted."""
+        try:
+            return decoded(bytes_of(self.root, archive, self.images[index]), self.how)
+        except Exception as error:  # noqa: BLE001  decoders fail in many ways, all of which mean the same here
+            name = "/".join(self.images[index])
+            self.left_out[name] = " ".join(str(error).split())[:120] or type(error).__name__
+            return None
 
 
 def image_files(root: Path, form: Form, how: Preprocess, limit: int | None) -> ImageFiles:

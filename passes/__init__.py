@@ -5,6 +5,7 @@ from onnxprune.passes.apply import Apply
 from onnxprune.passes.bench import Bench
 from onnxprune.passes.choose import Choose
 from onnxprune.passes.compensate import Compensate, Reestimate
+from onnxprune.passes.finetune import Finetune
 from onnxprune.passes.load_plan import LoadPlan
 from onnxprune.passes.normalize import Normalize
 from onnxprune.passes.pipeline_file import passes_by_name, read_pipeline
@@ -24,6 +25,7 @@ __all__ = [
     "Bench",
     "Choose",
     "Compensate",
+    "Finetune",
     "Fold",
     "LoadPlan",
     "Normalize",

@@ -50,6 +50,7 @@ EAGER = (
     "models_zoo/exporting.py",
     "models_zoo/training.py",
     "onnxprune/bridge/",
+    "onnxprune/training/",
 )
 """Where a lazy one may be imported at the top: scripts that nothing imports, and what is imported when it is called."""
 
