@@ -111,6 +111,7 @@ def packed_attention(s: Step) -> Sequence[fx.Node | None]:
         s.attr("scale"),
         bool(s.attr("unidirectional", 0)),
         s.attr("mask_filter_value", -10000.0),
+        s.wants(1),
     )
     return s.several(made)
 
@@ -122,7 +123,8 @@ def packed(
     scale: float | None,
     one_way: bool,
     hidden: float,
-) -> tuple[Tensor, Tensor]:
+    keeps: bool,
+) -> tuple[Tensor, Tensor | None]:
     """One matrix makes queries, keys and values."""
     x, w, b, mask, extra = inputs
     assert x is not None and w is not None  # noqa: PT018  the operator demands them
@@ -135,7 +137,7 @@ def packed(
         late = causal(q, k, 0, hidden)
         bias = late if bias is None else bias + late
     y, _ = attend(q, k, v, bias, scale or q.shape[-1] ** -0.5)
-    return from_heads(y), torch.stack([k, v])
+    return from_heads(y), torch.stack([k, v]) if keeps else None
 
 
 def _masked(mask: Tensor | None, q: Tensor, k: Tensor, hidden: float) -> Tensor | None:

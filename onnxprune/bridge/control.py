@@ -42,9 +42,11 @@ def branch(s: Step) -> Sequence[fx.Node | None]:
 class Repeat(nn.Module):
     """Runs a body until its condition or its count says so; the states go round, the rest is stacked."""
 
-    def __init__(self, body: nn.Module, states: int) -> None:
+    def __init__(self, body: nn.Module, states: int, listed: bool) -> None:
         super().__init__()
         self.body, self.states = body, states
+        self.listed = listed
+        """Whether the body counts in a list of one number, as some exporters write it."""
 
     def forward(
         self, most: Any, condition: Tensor | None, states: Sequence[Tensor], taken: Sequence[Any], like: Tensor
@@ -54,7 +56,7 @@ class Repeat(nn.Module):
         stacks: list[list[Tensor]] = []
         count = 0
         while bool(going) and (most is None or count < most):
-            number = torch.tensor(count, device=like.device)
+            number = torch.tensor([count] if self.listed else count, device=like.device)
             going, *made = self.body(number, going, *states, *taken)
             states, scanned = made[: self.states], made[self.states :]
             stacks = stacks or [[] for _ in scanned]
@@ -68,7 +70,8 @@ class Repeat(nn.Module):
 def loop(s: Step) -> Sequence[fx.Node | None]:
     body, taken = s.build.subgraph(s.attr("body"))
     states = [s.tensor(index) for index in range(2, len(s.node.input))]
-    module = Repeat(body, len(states))
+    kind = s.attr("body").input[0].type.tensor_type
+    module = Repeat(body, len(states), len(kind.shape.dim) == 1)
     return s.several(s.apply(module, s.numbers(0), s.tensor(1), states, taken, s.build.device))
 
 

@@ -102,8 +102,10 @@ def _cells(x: Tensor, box: Tensor, height: int, width: int, ratio: int, half: bo
     w, h = right - left, bottom - top
     if not half:
         w, h = w.clamp(min=1), h.clamp(min=1)
-    rows = ratio or max(1, int(torch.ceil(h / height)))
-    columns = ratio or max(1, int(torch.ceil(w / width)))
+    rows = ratio or int(torch.ceil(h / height))
+    columns = ratio or int(torch.ceil(w / width))
+    if rows < 1 or columns < 1:  # a box that ends before it begins
+        return x.new_zeros(x.shape[0], height, width)
     ys, yw = _between(top, h / height, height, rows, x.shape[1])
     xs, xw = _between(left, w / width, width, columns, x.shape[2])
     total: Tensor | None = None

@@ -1,11 +1,13 @@
 """Where in a module a weight lives: `layer1.0.conv1.weight` is `weight` of `conv1` of `0` of `layer1`.
 
 So the keys of `state_dict()` are the names of the initializers. A name that torch cannot take, because a part is empty,
-is an attribute of every module, or is a tensor already (`a` and `a.b`), gets another key, and the table of those is
-kept in the module.
+is a word of Python's or an attribute of every module, or is a tensor already (`a` and `a.b`), gets another key, and the
+table of those is kept in the module.
 """
 
 from __future__ import annotations
+
+import keyword
 
 import torch
 from torch import fx, nn
@@ -53,6 +55,8 @@ def _spare(root: nn.Module, stem: str) -> str:
 
 def _free(root: nn.Module, name: str) -> bool:
     parts = name.split(".")
+    if any(map(keyword.iskeyword, parts)):  # the code that fx writes would not compile
+        return False
     if not all(parts) or _FORBIDDEN.intersection(name) or hasattr(_TAKEN, parts[0]) or parts[0].startswith("_"):
         return False
     module = root

@@ -17,6 +17,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx
 
 from onnxprune.bridge.conv import convolved
+from onnxprune.bridge.elementwise import normalised
+from onnxprune.bridge.pool import averaged, pooled_whole
 from onnxprune.bridge.registry import Step, op
 from onnxprune.bridge.windows import pads_of
 
@@ -135,13 +137,22 @@ def centred_left(q: Tensor, zero: Tensor | None) -> Tensor:
 
 @op("QLinearConv", "com.microsoft::QLinearConv")
 def qlinear_conv(s: Step) -> fx.Node:
-    if s.attr("channels_last", 0):
-        raise s.refuse("its channels come last; convert the model before it is optimised")
+    last = bool(s.attr("channels_last", 0))
     args = (pads_of(s), s.attr("strides"), s.attr("dilations"), s.attr("group", 1))
     low, high = _range(s, 7)
     x, w = s.emit(centred, s.tensor(0), s.tensor(2)), s.emit(centred_rows, s.tensor(3), s.tensor(5))
+    x = s.emit(channels_first, x) if last else x
     total = s.emit(convolved, x, w, s.emit(as_float, s.tensor(8)) if s.has(8) else None, *args)
-    return s.emit(requantised, total, s.tensor(1), s.tensor(4), s.tensor(6), s.tensor(7), 1, low, high)
+    made = s.emit(requantised, total, s.tensor(1), s.tensor(4), s.tensor(6), s.tensor(7), 1, low, high)
+    return s.emit(channels_last, made) if last else made
+
+
+def channels_first(x: Tensor) -> Tensor:
+    return x.movedim(-1, 1)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1)
 
 
 @op("QLinearMatMul")
@@ -228,26 +239,29 @@ def qlinear_concat(s: Step) -> fx.Node:
 
 
 @op(
+    "com.microsoft::QLinearAveragePool",
     "com.microsoft::QLinearGlobalAveragePool",
     "com.microsoft::QLinearLeakyRelu",
     "com.microsoft::QLinearSigmoid",
     "com.microsoft::QLinearSoftmax",
 )
 def qlinear_unary(s: Step) -> fx.Node:
-    if s.attr("channels_last", 0):
-        raise s.refuse("its channels come last; convert the model before it is optimised")
     low, high = _range(s, 4)
+    last = bool(s.attr("channels_last", 0))
     x = s.emit(dequantised, s.tensor(0), s.tensor(1), s.tensor(2))
-    made = s.emit(applied, s.node.op_type, x, s.attr("alpha", 0.01), s.attr("axis", -1))
-    return s.emit(quantised, made, s.tensor(3), s.tensor(4), 1, 0, low, high)
-
-
-def applied(kind: str, x: Tensor, alpha: float, axis: int) -> Tensor:
-    match kind:
+    x = s.emit(channels_first, x) if last else x
+    match s.node.op_type:
+        case "QLinearAveragePool":
+            args = (s.attr("strides"), pads_of(s), None, bool(s.attr("ceil_mode", 0)))
+            made = s.emit(averaged, x, list(s.attr("kernel_shape")), *args, bool(s.attr("count_include_pad", 0)))
         case "QLinearGlobalAveragePool":
-            return x.mean(list(range(2, x.dim())), keepdim=True)
+            made = s.emit(pooled_whole, "GlobalAveragePool", x, 2)
+        case "QLinearSoftmax":
+            old = s.attr("opset", s.opset) < 13
+            made = s.emit(normalised, "Softmax", x, s.attr("axis", 1 if old else -1), old)
         case "QLinearLeakyRelu":
-            return F.leaky_relu(x, alpha)
-        case "QLinearSigmoid":
-            return torch.sigmoid(x)
-    return torch.softmax(x, axis)
+            made = s.emit(F.leaky_relu, x, s.attr("alpha", 0.01))
+        case _:
+            made = s.emit(torch.sigmoid, x)
+    made = s.emit(quantised, made, s.tensor(3), s.tensor(4), 1, 0, low, high)
+    return s.emit(channels_last, made) if last else made

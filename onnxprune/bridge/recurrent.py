@@ -29,8 +29,6 @@ def recurrent(s: Step) -> Sequence[fx.Node | None]:
     directions = 2 if s.attr("direction", "forward") == "bidirectional" else 1
     named = [_decoded(name).lower() for name in s.attr("activations", [])] or list(_DEFAULTS[kind]) * directions
     alphas, betas = list(s.attr("activation_alpha", [])), list(s.attr("activation_beta", []))
-    if s.attr("input_forget", 0):
-        raise s.refuse("its input and forget gates are coupled, which is not known")
     made = s.emit(
         run,
         kind,
@@ -42,8 +40,41 @@ def recurrent(s: Step) -> Sequence[fx.Node | None]:
         s.attr("clip", 0.0),
         bool(s.attr("linear_before_reset", 0)),
         bool(s.attr("layout", 0)),
+        bool(s.attr("input_forget", 0)),
     )
     return s.several(made)
+
+
+@op("com.microsoft::DynamicQuantizeLSTM")
+def dynamic_lstm(s: Step) -> Sequence[fx.Node | None]:
+    """Its matrices are stored transposed and in whole numbers, and stay as they are."""
+    named = [_decoded(name).lower() for name in s.attr("activations", [])]
+    both = s.attr("direction", "forward") == "bidirectional"
+    made = s.emit(
+        run,
+        "LSTM",
+        [
+            s.tensor(0),
+            s.emit(unpacked, s.tensor(1), s.tensor(8), s.tensor(9)),
+            s.emit(unpacked, s.tensor(2), s.tensor(10), s.tensor(11)),
+            *(s.tensor(index) for index in range(3, 8)),
+        ],
+        s.attr("direction", "forward"),
+        s.attr("hidden_size"),
+        named or list(_DEFAULTS["LSTM"]) * (1 + both),
+        (list(s.attr("activation_alpha", [])), list(s.attr("activation_beta", []))),
+        s.attr("clip", 0.0),
+        False,
+        False,
+        bool(s.attr("input_forget", 0)),
+    )
+    return s.several(made)
+
+
+def unpacked(q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """(directions, inputs, gates), with a scale for each direction or each row of it."""
+    steps, shift = (w.reshape(w.shape[0], 1, -1) for w in (scale, zero))
+    return ((q.to(scale.dtype) - shift.to(scale.dtype)) * steps).transpose(1, 2)
 
 
 def _decoded(name: str | bytes) -> str:
@@ -60,6 +91,7 @@ def run(
     clip: float,
     before_reset: bool,
     batch_first: bool,
+    coupled: bool = False,
 ) -> tuple[Tensor, ...]:
     x, w, r, b, lengths, h0, c0, peepholes = inputs
     assert x is not None and w is not None and r is not None  # noqa: PT018  the standard demands them
@@ -70,12 +102,16 @@ def run(
     zeros = x.new_zeros(count, batch, hidden)
     h0, c0 = (zeros if state is None else state for state in (h0, c0))
     b = w.new_zeros(count, 2 * _GATES[kind] * hidden) if b is None else b
-    plain = lengths is None and peepholes is None and not clip and tuple(named) == _DEFAULTS[kind] * count
+    plain = (
+        not coupled and lengths is None and peepholes is None and not clip and tuple(named) == _DEFAULTS[kind] * count
+    )
     if plain and (kind != "GRU" or before_reset):
         y, h, c = _by_torch(kind, x, w, r, b, h0, c0, direction)
     else:
         functions = _functions(named, params)
-        y, h, c = _stepwise(kind, (x, w, r, b, lengths, h0, c0, peepholes), direction, functions, clip, before_reset)
+        y, h, c = _stepwise(
+            kind, (x, w, r, b, lengths, h0, c0, peepholes), direction, functions, clip, before_reset, coupled
+        )
     if batch_first:
         y, h, c = y.permute(2, 0, 1, 3), h.transpose(0, 1), c.transpose(0, 1)
     return (y, h, c) if kind == "LSTM" else (y, h)
@@ -117,6 +153,7 @@ def _stepwise(
     functions: Sequence[Function],
     clip: float,
     before_reset: bool,
+    coupled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, w, r, b, lengths, h0, c0, peepholes = inputs
     each = len(functions) // w.shape[0]
@@ -130,7 +167,7 @@ def _stepwise(
         known = F.linear(x, w[d], inner)
         own = functions[d * each : (d + 1) * each]
         for t in order:
-            new_h, new_c = _step(kind, known[t], r[d], outer, h, c, own, clip, before_reset, peepholes, d)
+            new_h, new_c = _step(kind, known[t], r[d], outer, h, c, own, clip, before_reset, peepholes, d, coupled)
             if lengths is None:
                 h, c, rows[t] = new_h, new_c, new_h
             else:
@@ -155,6 +192,7 @@ def _step(
     before_reset: bool,
     peepholes: Tensor | None,
     direction: int,
+    coupled: bool,
 ) -> tuple[Tensor, Tensor]:
     if kind == "RNN":
         return own[0](_held(known + F.linear(h, r, outer), clip)), c
@@ -163,7 +201,9 @@ def _step(
         if peepholes is not None:
             pi, po, pf = peepholes[direction].chunk(3)
             i, f = i + pi * c, f + pf * c
-        new = own[0](_held(f, clip)) * c + own[0](_held(i, clip)) * own[1](_held(g, clip))
+        taken = own[0](_held(i, clip))
+        kept = 1 - taken if coupled else own[0](_held(f, clip))
+        new = kept * c + taken * own[1](_held(g, clip))
         o = o if peepholes is None else o + po * new
         return own[0](_held(o, clip)) * own[2](new), new
     z0, r0, n0 = known.chunk(3, -1)

@@ -16,6 +16,9 @@ from onnxprune.bridge import counting, weights
 from onnxprune.bridge.registry import Step, op
 
 
+FAR = 1 << 62
+
+
 @op("Shape")
 def shape(s: Step) -> fx.Node:
     return s.emit(counting.shape_of, s.tensor(0))
@@ -111,16 +114,23 @@ def slices(s: Step) -> fx.Node:
 
 
 def sliced(x: Tensor, starts: Any, ends: Any, axes: Sequence[int] | None, steps: Sequence[int] | None) -> Tensor:
+    if not isinstance(starts, list | tuple):  # some exporters write one number
+        starts, ends = [starts], [ends]
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis = axis + x.dim() if axis < 0 else axis
         if step > 0:
-            x = x[(slice(None),) * axis + (slice(start, end, step),)]
+            x = x[(slice(None),) * axis + (slice(_near(start), _near(end), step),)]
         else:
             places = range(x.shape[axis])[slice(start, end, step)]
             x = x.index_select(axis, torch.tensor(list(places), dtype=torch.int64, device=x.device))
     return x
+
+
+def _near(bound: Any) -> Any:
+    """Exporters write the largest of all integers for the end, and torch warns of such."""
+    return max(-FAR, min(bound, FAR)) if isinstance(bound, int) else bound
 
 
 @op("Expand", sizes=(1,))

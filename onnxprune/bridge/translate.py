@@ -7,6 +7,7 @@ size          numbers (see `numeric`); a tensor only where an operator reads it 
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -210,8 +211,6 @@ def _has_effect(node: fx.Node) -> bool:
 
 def _identifier(graph: Graph, name: str) -> str:
     """As an argument is called: the value's name, as far as Python takes it."""
-    import keyword
-
     text = "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
     if not text or text[0].isdigit() or keyword.iskeyword(text) or text == "self":
         text = f"_{text}"

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnxprune.attributes import attribute, subgraphs
 from onnxprune.errors import UserError
 from onnxprune.match import chosen_names
 from onnxprune.model import Model
+from onnxprune.order import captured
 from onnxprune.tensors import Tensor
 
 _T = onnx.TensorProto
@@ -70,6 +72,24 @@ _MOVING = frozenset(
     ["Transpose", "Reshape", "Identity", "Cast", "CastLike", "Unsqueeze", "Squeeze", "Flatten", "Expand", "Tile"]
     + ["Slice", "Split", "QuantizeLinear", "DequantizeLinear", "Dropout", "Concat"]
 )
+_DECISIONS = frozenset(
+    ["ArgMax", "ArgMin", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual"]
+    + ["And", "Not", "NonMaxSuppression", "NonZero", "Or", "Round", "Shape", "Sign", "Size", "Xor", "Hardmax"]
+)
+_BLIND: dict[str, frozenset[int]] = {
+    "Expand": frozenset([1]),
+    "Gather": frozenset([1]),
+    "GatherElements": frozenset([1]),
+    "GatherND": frozenset([1]),
+    "OneHot": frozenset([0, 1]),
+    "Reshape": frozenset([1]),
+    "ScatterElements": frozenset([1]),
+    "ScatterND": frozenset([1]),
+    "Slice": frozenset([1, 2, 3, 4]),
+    "TopK": frozenset([1]),
+    "Where": frozenset([0]),
+}
+"""Inputs that say where, and not what."""
 _ARITHMETIC = frozenset(["Add", "Sub", "Mul", "Div", "Sum"])
 _QUANTISED = frozenset(["QuantizeLinear", "DequantizeLinear", _MS + "QuantizeLinear", _MS + "DequantizeLinear"])
 
@@ -106,23 +126,39 @@ def decide(model: Model, train: Sequence[str] = (), freeze: Sequence[str] = ()) 
 
 
 class _Uses:
-    """Who reads what, and what stands behind a layer."""
+    """Who reads what, what stands behind a layer, and from where a gradient comes back."""
 
     def __init__(self, model: Model) -> None:
+        self.nodes = list(_all_nodes(model.graph))
         self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         self.fixed: set[str] = set(model.weights)
         """Values that depend on weights alone."""
         self.learned: set[str] = set()
         """Values that depend on a layer and on an input."""
-        self.outputs = {value.name for value in model.graph.output}
-        for node in model.graph.node:
-            names = [name for name in node.input if name]
+        for node in self.nodes:
+            names = [*filter(None, node.input), *(name for graph in subgraphs(node) for name in captured(graph))]
             for place, name in enumerate(node.input):
                 self.readers.setdefault(name, []).append((node, place))
             if names and self.fixed.issuperset(names):
                 self.fixed.update(node.output)
-            elif self.learned.intersection(names) or self._is_layer(node):
+            elif self.learned.intersection(names) or self._is_layer(node) or subgraphs(node):
                 self.learned.update(node.output)
+                self.learned.update(value.name for graph in subgraphs(node) for value in graph.input)
+        self.live = self._live({value.name for value in model.graph.output})
+
+    def _live(self, outputs: set[str]) -> set[str]:
+        """Values that move an output, and not only by a decision."""
+        live = set(outputs)
+        for node in reversed(self.nodes):
+            if not live.intersection(node.output):
+                continue
+            if subgraphs(node):
+                live.update(value.name for graph in subgraphs(node) for value in graph.output)
+                live.update(node.input)
+            elif node.op_type not in _DECISIONS and not _is_counted(node):
+                blind = _BLIND.get(node.op_type, frozenset())
+                live.update(name for place, name in enumerate(node.input) if place not in blind)
+        return live
 
     def _is_layer(self, node: onnx.NodeProto) -> bool:
         places = _LAYERS.get(_key(node), {0: "table"} if node.op_type == "Gather" else {})
@@ -160,6 +196,8 @@ def _role(graph: _Uses, weight: Tensor) -> Role:
 def _judge(graph: _Uses, weight: Tensor, use: _Use) -> Role:
     node, kind = use.node, _key(use.node)
     where = f"{node.op_type} {node.name!r}"
+    if not graph.live.intersection(node.output):
+        return Role(weight.name, False, f"no gradient comes back to {where}: only a decision depends on it")
     if (kind, use.place) in _STATISTICS:
         return Role(weight.name, False, f"running statistic of {where}", statistic=True)
     role = _LAYERS.get(kind, {}).get(use.place)
@@ -192,6 +230,19 @@ def _judge_arithmetic(graph: _Uses, weight: Tensor, use: _Use, where: str) -> Ro
             return Role(weight.name, False, f"hides positions ({where})")
         return Role(weight.name, True, f"table added by {where}")
     return Role(weight.name, False, f"a constant of {where}, shaped neither like a bias nor like an embedding")
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Nodes with those of bodies in front of the node that runs them."""
+    for node in graph.node:
+        for body in subgraphs(node):
+            yield from _all_nodes(body)
+        yield node
+
+
+def _is_counted(node: onnx.NodeProto) -> bool:
+    """A cast to integers: no gradient comes back through it."""
+    return node.op_type == "Cast" and attribute(node, "to", _T.FLOAT) not in _FLOATS
 
 
 def _behind_layer(graph: _Uses, node: onnx.NodeProto) -> bool:
