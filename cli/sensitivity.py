@@ -18,6 +18,7 @@ from onnxprune.cli.arguments import (
     file_name,
     finished,
     positive,
+    whole,
 )
 from onnxprune.cli.files import distinct
 from onnxprune.cli.progress import Activity, Narrator
@@ -33,6 +34,7 @@ from onnxprune.parallel import BACKENDS, check_parallel
 from onnxprune.passes import Analyze, Normalize, Score
 from onnxprune.pipeline import Pass, PassManager
 from onnxprune.replacing import check_writable
+from onnxprune.scores import NORMALIZERS, REDUCERS
 from onnxprune.sensitivity import RATIOS, check_ratios, sensitivity
 from onnxprune.store import check_apart
 
@@ -79,6 +81,16 @@ def add(commands: Commands) -> None:
         default="l1",
         help=f"what goes first within a group: {', '.join(sorted(CRITERIA))} (default: l1)",
     )
+    parser.add_argument("--seed", metavar="N", type=whole, default=0, help="for the criterion random (default: 0)")
+    parser.add_argument(
+        "--reduce", choices=REDUCERS, default="mean", help="over the members of a group (default: mean)"
+    )
+    parser.add_argument(
+        "--normalize",
+        choices=tuple(NORMALIZERS),
+        default="mean",
+        help="how members of a group compare: by their mean (default), sum, max, as gaussian or as they are (none)",
+    )
     parser.add_argument("--plot", metavar="FILE", type=file_name, help="draw the curves, as .svg, .png or .pdf")
     data_arguments.add(parser)
     work = parser.add_argument_group("work")
@@ -112,7 +124,7 @@ def run(args: Namespace) -> int:
     request = data_arguments.asked(args, embedded=not args.model)
     check_ratios(args.ratios)
     check_parallel(args.jobs, args.backend)
-    score = Score(args.criterion)
+    score = Score(args.criterion, args.seed, args.reduce, args.normalize)
     score.check()
     with Activity(talk) as activity:
         activity.step("reading")

@@ -175,3 +175,14 @@ def test_mistakes(run: Run, model: Path, arrays: str, tmp_path: Path, words: lis
     assert said in result.err
     assert result.err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_how_channels_are_ranked(run: Run, model: Path, arrays: str) -> None:
+    import json
+
+    words = ["--criterion", "random", "--seed", "3", "--reduce", "max", "--normalize", "none"]
+    assert run("sensitivity", model, "--data", arrays, "--ratios", "0.5", *words).code == 0
+    found = json.loads(Path("sensitivity.json").read_text())
+    how = ("criterion", "seed", "reduce", "normalize")
+    assert [found[name] for name in how] == ["random", 3, "max", "none"]
+    assert "with seed 3, not 4" in run("sensitivity", model, "--data", arrays, *words[:3], "4", *words[4:]).err
