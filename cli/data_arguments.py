@@ -11,10 +11,10 @@ from onnxprune.cli.arguments import Parser, file_name, positive
 from onnxprune.data import Dataset, Request, reopened
 from onnxprune.dims import Dims
 from onnxprune.errors import NoData, UserError
+from onnxprune.gradient_criteria import ASKING
 from onnxprune.model import Model
 from onnxprune.passes.compensate import MAKE_UPS
 from onnxprune.preprocess import COLORS, LAYOUTS, Preprocess, read_preprocess
-from onnxprune.reconstruction import DATA_CRITERIA
 
 EMBEDDED = "onnxprune.models_zoo.digits:held_out"
 """The data of the network that is shipped."""
@@ -142,7 +142,7 @@ def calibration(args: Namespace, *, embedded: bool) -> Request | None:
     """What to calibrate on. The network that is shipped has data for criteria that ask some."""
     if isinstance(args.calib, Request):
         return _changed(args.calib, args, args.calib.limit or args.calib_samples)
-    spec = args.calib or (SEEN if embedded and args.criterion in ("auto", *DATA_CRITERIA) else None)
+    spec = args.calib or (SEEN if embedded and args.criterion in ("auto", *ASKING) else None)
     if spec is None and args.compensate not in ("sequential", "none"):
         raise UserError(f"--compensate {args.compensate} asks for data: name some, --calib photos/, or --calib none")
     return _calibration(args, spec) if spec else None

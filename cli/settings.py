@@ -17,6 +17,7 @@ from onnxprune.costs import COSTS, limited_by
 from onnxprune.criteria import CRITERIA
 from onnxprune.data import Request
 from onnxprune.errors import NoData, UserError
+from onnxprune.gradient_criteria import ASKING, GRADIENT_CRITERIA
 from onnxprune.names import suggest
 from onnxprune.passes import Choose, Score, Select, Spare, Steps, Verify
 from onnxprune.pipeline import Checked, Pass
@@ -81,9 +82,10 @@ def add(parser: Parser) -> None:
     group.add_argument(
         "--criterion",
         metavar="C",
-        type=Words((*sorted(CRITERIA), *sorted(DATA_CRITERIA), "auto")),
+        type=Words((*sorted(CRITERIA), *sorted(ASKING), "auto")),
         help=f"what makes a channel matter: {', '.join(sorted(CRITERIA))} (default: l1), "
-        f"or, asking the data of --calib, {', '.join(sorted(DATA_CRITERIA))}",
+        f"or, asking the data of --calib, {', '.join(sorted(DATA_CRITERIA))} and, with torch, "
+        f"{', '.join(sorted(GRADIENT_CRITERIA))}",
     )
     group.add_argument(
         "--scope",
@@ -106,7 +108,12 @@ def add(parser: Parser) -> None:
         type=file_name,
         help="compare groups by what `onnxprune sensitivity` measured; one ranking over all groups",
     )
-    group.add_argument("--seed", metavar="N", type=whole, help="for the criterion random (default: 0)")
+    group.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole,
+        help="of what is drawn (default: 0)",
+    )
     group.add_argument("--reduce", choices=REDUCERS, help="over the members of a group (default: mean)")
     group.add_argument(
         "--normalize",
@@ -204,7 +211,7 @@ def decided(args: Namespace) -> Settings:
             raise UserError("--criterion auto chooses for one plain cut; with --steps or --max-drop name a criterion")
     score = Score(**given, data=calib, sensitivity=args.sensitivity)
     if per == "none" and "scope" not in chosen:
-        compares = score.criterion in DATA_CRITERIA or score.sensitivity is not None
+        compares = score.criterion in ASKING or score.sensitivity is not None
         per = "latency" if args.max_drop is not None else limited_by(chosen.get("targets", ())) if compares else "none"
         if per == "none" and score.sensitivity is not None:
             chosen["scope"] = "global"

@@ -10,8 +10,9 @@ from onnxprune.curves_json import load
 from onnxprune.damage import rescored
 from onnxprune.data import Request, reopened
 from onnxprune.errors import NoData
+from onnxprune.gradient_criteria import ASKING, GRADIENT_CRITERIA, gradient_scores
 from onnxprune.pipeline import State, changed
-from onnxprune.reconstruction import DATA_CRITERIA, data_scores
+from onnxprune.reconstruction import data_scores
 from onnxprune.scores import Scores, check_options, score
 
 
@@ -34,7 +35,7 @@ class Score:
     drops: ClassVar[tuple[str, ...]] = ("plan",)
 
     def check(self) -> None:
-        asks = self.criterion in DATA_CRITERIA
+        asks = self.criterion in ASKING
         check_options("l1" if asks else self.criterion, self.seed, self.reduce, self.normalize)
         if asks and self.data is None:
             raise NoData(
@@ -50,9 +51,11 @@ class Score:
 
     def _scores(self, state: State) -> Scores:
         assert state.coupling is not None
-        if self.criterion in DATA_CRITERIA:
+        if self.criterion in ASKING:
             assert self.data is not None
             data = reopened(self.data, state.model)
+            if self.criterion in GRADIENT_CRITERIA:
+                return gradient_scores(state.model, state.coupling, self.criterion, data, seed=self.seed)
             return data_scores(state.model, state.coupling, self.criterion, data, threads=self.threads)
         options = {"seed": self.seed, "reduce": self.reduce, "normalize": self.normalize}
         return score(state.model, state.coupling, self.criterion, **options)  # type: ignore[arg-type]  # as they are

@@ -40,6 +40,16 @@ def test_criteria_that_ask_data(run: Run, criterion: str) -> None:
     assert data["after"]["accuracy"] > 0.95
 
 
+@pytest.mark.parametrize("criterion", ["group_fisher", "hessian"])
+def test_criteria_that_ask_gradients(run: Run, criterion: str) -> None:
+    argv = ["--target", "macs=0.6", "--criterion", criterion, "--calib-samples", "64", "--no-bench", "--json"]
+    data = run("prune", *argv).data
+    assert data["options"]["criterion"] == criterion
+    assert data["options"]["per"] == "macs"
+    assert 0.5 < data["after"]["macs"] / data["before"]["macs"] <= 0.6
+    assert data["after"]["accuracy"] > 0.95
+
+
 def test_a_ratio_stays_one_of_every_group(run: Run) -> None:
     options = ["--calib", SEEN, "--calib-samples", "64"]
     data = run("prune", "--ratio", "0.25", "--criterion", "obs", "--no-verify", "--json", *options).data

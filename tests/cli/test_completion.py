@@ -14,7 +14,7 @@ from onnxprune.cli.arguments import Parser
 from onnxprune.cli.grammar import Node, grammar
 from onnxprune.cli.shells import SHELLS
 from onnxprune.criteria import CRITERIA
-from onnxprune.reconstruction import DATA_CRITERIA
+from onnxprune.gradient_criteria import ASKING
 
 from .conftest import Said
 
@@ -43,7 +43,7 @@ def test_the_grammar_is_the_parser_s(root: Node) -> None:
     nodes = {node.path: node for node in root.all()}
     assert {("prune",), ("analyze",), ("completion",), ()} <= nodes.keys()
     arguments = {flag: argument for argument in nodes["prune",].arguments for flag in argument.flags}
-    assert set(arguments["--criterion"].words) == {*CRITERIA, *DATA_CRITERIA, "auto"}
+    assert set(arguments["--criterion"].words) == {*CRITERIA, *ASKING, "auto"}
     assert arguments["--attention"].words == ("heads", "dims", "off")
     takes = {flag: arguments[flag].takes for flag in ("-o", "--json", "--ratio", "--attention")}
     assert takes == {"-o": "file", "--json": "nothing", "--ratio": "text", "--attention": "words"}
