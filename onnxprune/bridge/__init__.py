@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune import store
+from onnxprune.bridge.untie import retied, untied
 from onnxprune.errors import MissingExtra
 from onnxprune.model import Model, expect_model
 from onnxprune.normalize import normalize
@@ -49,7 +50,7 @@ def to_torch(
     from onnxprune.bridge import which_train
     from onnxprune.bridge.translate import translate
 
-    found = _model(model, "to_torch")
+    found = untied(_model(model, "to_torch"))
     decided = which_train.decide(found, train, freeze)
     module = translate(found, which_train.table(decided), dtype)
     return module.eval()
@@ -64,7 +65,8 @@ def from_torch(module: torch.nn.Module, onto: Model) -> Model:
     _need_torch()
     from onnxprune.bridge.back import write
 
-    return write(module, _model(onto, "from_torch"))
+    found = _model(onto, "from_torch")
+    return retied(write(module, untied(found)), found)
 
 
 def verify_torch(
@@ -110,7 +112,7 @@ def roles(
     """Of every floating weight whether it trains, and why."""
     from onnxprune.bridge.which_train import decide
 
-    return decide(_model(model, "roles"), train, freeze)
+    return decide(untied(_model(model, "roles")), train, freeze)
 
 
 def synchronise_batchnorm(module: torch.nn.Module, on: bool = True) -> int:

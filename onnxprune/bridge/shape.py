@@ -15,7 +15,6 @@ from torch import Tensor, fx
 from onnxprune.bridge import counting, weights
 from onnxprune.bridge.registry import Step, op
 
-
 FAR = 1 << 62
 
 
