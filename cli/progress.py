@@ -40,6 +40,8 @@ DOING = {
     "Quantize": "quantising",
     "Choose": "trying criteria",
     "Spare": "cutting as much as the data bears",
+    "Unfold": "putting BatchNormalization in",
+    "Fold": "merging BatchNormalization",
     "Compensate": "making up for what was cut",
     "Reestimate": "making up for what was cut",
     "Verify": "verifying against the masked original",

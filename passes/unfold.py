@@ -13,6 +13,8 @@ from onnxprune.dims import Dims
 from onnxprune.figures import plural
 from onnxprune.fold import fold
 from onnxprune.inputs import runnable_feeds
+from onnxprune.model import Model
+from onnxprune.normalize import normalize
 from onnxprune.pipeline import State, changed
 from onnxprune.runtime import check_threads
 from onnxprune.unfold import unfold
@@ -27,7 +29,7 @@ class Unfold:
     on_progress: Callable[[float], None] | None = None
     """Told which part is over, 0 to 1."""
 
-    needs: ClassVar[tuple[str, ...]] = ("model", "normalized")
+    needs: ClassVar[tuple[str, ...]] = ("model",)
     gives: ClassVar[tuple[str, ...]] = ("model", "normalized")
     drops: ClassVar[tuple[str, ...]] = ("original", "coupling", "scores", "plan", "verification", "bench")
 
@@ -35,10 +37,11 @@ class Unfold:
         check_threads(self.threads)
 
     def run(self, state: State) -> State:
-        data = reopened(self.data, state.model)
-        found = unfold(state.model, data, threads=self.threads, on_progress=self.on_progress)
+        model = _normal(state)
+        data = reopened(self.data, model)
+        found = unfold(model, data, threads=self.threads, on_progress=self.on_progress)
         first = (batch.feeds for batch in itertools.islice(data, 1))
-        error = difference(state.model, found.model, first, threads=self.threads)
+        error = difference(model, found.model, first, threads=self.threads)
         note = f"{plural(len(found.done), 'BatchNormalization node')} put in; outputs equal within {error:.2g}"
         return changed(state.with_model(found.model), normalized=True, notes=(note,))
 
@@ -59,10 +62,15 @@ class Fold:
         check_threads(self.threads)
 
     def run(self, state: State) -> State:
-        found = fold(state.model)
-        feeds = [runnable_feeds(state.model, dims=self.dims).feeds]
-        error = difference(state.model, found.model, feeds, threads=self.threads)
+        model = _normal(state)
+        found = fold(model)
+        feeds = [runnable_feeds(model, dims=self.dims).feeds]
+        error = difference(model, found.model, feeds, threads=self.threads)
         left = [f"{name} is left: {why}" for name, why in found.left.items()]
         note = f"{plural(len(found.done), 'BatchNormalization node')} merged; outputs equal within {error:.2g}"
         kept = State(found.model, original=state.original, plan=state.plan, verification=state.verification)
         return changed(kept, notes=(note, *left))
+
+
+def _normal(state: State) -> Model:
+    return state.model if state.normalized else normalize(state.model)

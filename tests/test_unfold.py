@@ -19,7 +19,7 @@ from onnxprune.data import Request, open_data
 from onnxprune.errors import UserError, VerificationError
 from onnxprune.fold import fold
 from onnxprune.model import Model
-from onnxprune.passes import Analyze, Apply, Fold, Normalize, Score, Select, Unfold, Verify
+from onnxprune.passes import Analyze, Apply, Fold, Score, Select, Unfold, Verify
 from onnxprune.pipeline import PassManager
 from onnxprune.rewriting import Rewritten
 from onnxprune.scores import score
@@ -187,7 +187,7 @@ def test_the_same_data_gives_the_same_bits() -> None:
 
 def test_as_passes() -> None:
     request = Request("random:32")
-    steps = [Normalize(), Unfold(request), Analyze(), Score("l1"), Select(ratio=0.5), Apply(), Verify(), Fold()]
+    steps = [Unfold(request), Analyze(), Score("l1"), Select(ratio=0.5), Apply(), Verify(), Fold()]
     state = PassManager(steps).run(convolutions())
     assert state.notes[0].startswith("7 BatchNormalization nodes merged; outputs equal within ")
     assert state.verification is not None
