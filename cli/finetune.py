@@ -185,7 +185,7 @@ def run(args: Namespace) -> int:
             data=replace(step.data, dims=dims),
             val=None if step.val is None else replace(step.val, dims=dims),
             folder=Path(args.folder) if args.folder else output.with_name(f"{output.name}.run"),
-            watch=lambda: _watching(activity, talk),
+            watch=lambda: watching(activity, talk),
         )
         found = step.tuned(State(given.model))
         if not found.first:
@@ -220,7 +220,7 @@ def _decided(args: Namespace) -> Finetune:
     )
 
 
-def _watching(activity: Activity, talk: Talk) -> dict[str, Any]:
+def watching(activity: Activity, talk: Talk) -> dict[str, Any]:
     """What training tells while it runs."""
 
     def on_doing(what: str, part: float | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onnxprune.cli import stages
 from onnxprune.cli.arguments import Commands, command, file_name, finished
+from onnxprune.cli.finetune import watching
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.source import default_path
 from onnxprune.cli.talk import Talk
@@ -76,7 +77,11 @@ def run(args: Namespace) -> int:
         talk.result({"command": "run", **stages.planned(asked, todo)}, stages.plan_parts(asked, todo))
         return 0
     with Activity(talk) as activity:
-        hooks: Hooks = {"on_progress": activity.part, "on_try": talk.note}
+        hooks: Hooks = {
+            "on_progress": activity.part,
+            "on_try": talk.note,
+            "watch": lambda: watching(activity, talk),
+        }
         found = run_pipeline(asked, start=args.start, observers=[Narrator(activity, talk)], hooks=hooks)
     for row in found.stages:
         for note in row.notes:

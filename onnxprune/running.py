@@ -31,8 +31,8 @@ MARK = "pipeline.json"
 """Marks a folder as one in which pipelines run."""
 SUMMARY = "summary.json"
 
-Hooks = Mapping[str, Callable[..., None]]
-"""What passes tell of while they run, by the name of the field: `on_progress`, `on_try`."""
+Hooks = Mapping[str, Callable[..., Any]]
+"""What passes tell of while they run, by the name of the field: `on_progress`, `on_try`, `watch`."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from onnxprune import store
 from onnxprune.data import Request, reopened
@@ -14,7 +14,7 @@ from onnxprune.evaluate import Evaluation
 from onnxprune.model import Model
 from onnxprune.normalize import normalize
 from onnxprune.pipeline import State, changed
-from onnxprune.training import finetune
+from onnxprune.training import finetune, need_torch
 from onnxprune.training.recipe import OPTIONS, Recipe
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Finetune(Recipe):
     """What to train on."""
     val: Request | None = None
     """What to choose the best epoch on; None: the last one is taken."""
-    teacher: str | Path | None = None
+    teacher: Literal["original"] | str | Path | None = None
     """A model to learn from; `original`: the one that was pruned in this run."""
     from_scratch: bool = False
     """Forget the weights first."""
@@ -49,6 +49,9 @@ class Finetune(Recipe):
     needs: ClassVar[tuple[str, ...]] = ("model",)
     gives: ClassVar[tuple[str, ...]] = ("model",)
     drops: ClassVar[tuple[str, ...]] = ("normalized", "coupling", "scores", "bench")
+
+    def check(self) -> None:
+        need_torch()
 
     def run(self, state: State) -> State:
         found = self.tuned(state)
