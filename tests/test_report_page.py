@@ -83,7 +83,7 @@ def page() -> Page:
 def test_figures(page: Page) -> None:
     assert [(stat.value, stat.label) for stat in page.stats[2:]] == [
         ("2.00\N{MULTIPLICATION SIGN}", "as fast"),
-        ("80.0%", "accuracy, -10.0 points"),
+        ("80.0%", "accuracy, \N{MINUS SIGN}10.0 points"),
     ]
     measures = {row.label: row for row in page.measures}
     # first 16x3x9+16, second 8x16x9+8, head 5x8+5; after pruning 8, 4

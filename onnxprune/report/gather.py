@@ -119,7 +119,8 @@ def _stats(found: Findings, before: Cost, after: Cost | None) -> tuple[Stat, ...
     if found.kept is not None:
         a, b = found.kept
         if a.top1 is not None and b.top1 is not None:
-            stats.append(Stat(percent(b.top1), f"accuracy, {100 * (b.top1 - a.top1):+.1f} points"))
+            points = _signed(f"{100 * (b.top1 - a.top1):+.1f} points")
+            stats.append(Stat(percent(b.top1), f"accuracy, {points}"))
         elif b.agreement is not None:
             stats.append(Stat(percent(b.agreement), "judged as before"))
     return tuple(stats)
