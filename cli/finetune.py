@@ -210,7 +210,7 @@ def _decided(args: Namespace) -> Finetune:
         **checked_options(chosen),
         data=data,
         val=val,
-        teacher=args.teacher,
+        teacher=Path(args.teacher) if args.teacher else None,
         from_scratch=args.from_scratch,
         train=tuple(args.train),
         freeze=tuple(args.freeze),

@@ -46,6 +46,7 @@ DOING = {
     "Unfold": "putting BatchNormalization in",
     "Fold": "merging BatchNormalization",
     "Compensate": "making up for what was cut",
+    "Finetune": "training",
     "Reestimate": "making up for what was cut",
     "Verify": "verifying against the masked original",
     "Bench": "measuring latency",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from onnxprune.errors import UserError
 from onnxprune.preprocess import COLORS, Preprocess
@@ -81,6 +81,7 @@ class Feed:
             tensors = [_tensor(array).to(self.device) for array in raw.arrays]
             if self.augment is not None and draws is not None:
                 tensors = [_augmented(self.augment, tensors, draws)]
+        tensors = [x.contiguous(memory_format=torch.channels_last) if _is_map(x) else x for x in tensors]
         labels = None if raw.labels is None else _labels(raw.labels[:count]).to(self.device)
         return Batch(dict(zip(self.names, tensors, strict=True)), labels, count)
 
@@ -102,6 +103,15 @@ class Feed:
             images = images.round() if draws is not None else images
         images = images.to(self.dtype)
         return images.contiguous() if how.layout == "nchw" else images.permute(0, 2, 3, 1).contiguous()
+
+
+def laid_out(module: nn.Module) -> nn.Module:
+    """The module with its kernels as inputs come, channels last: convolutions take a third less time so."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # not in its stubs
+
+
+def _is_map(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_floating_point()
 
 
 def _augmented(augment: Augment, tensors: list[Tensor], draws: NDArray[np.float32]) -> Tensor:

@@ -25,7 +25,7 @@ from onnxprune.errors import NotFinite, OtherRun, UserError
 from onnxprune.training.augment import Augment
 from onnxprune.training.average import Average
 from onnxprune.training.checkpoint import Keeper
-from onnxprune.training.feed import Batch, Feed
+from onnxprune.training.feed import Batch, Feed, laid_out
 from onnxprune.training.log import Board, Epoch, write_csv
 from onnxprune.training.losses import Classification, Loss, Task, named, right
 from onnxprune.training.measure import Measured, measure
@@ -108,7 +108,7 @@ def train(
         if recipe.sparsity != "bn-l1":
             raise UserError("group-lasso needs the groups of an ONNX model: finetune one")
         pressure = scale_lasso(dict(module.named_parameters()), scales_of(module))
-    module.to(ranks.device)
+    laid_out(module.to(ranks.device))
     if recipe.sync_bn and ranks.count > 1 and not synchronise_batchnorm(module) and scales_of(module):
         raise UserError("sync_bn is for translated models; use nn.SyncBatchNorm.convert_sync_batchnorm on others")
     with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):

@@ -26,7 +26,7 @@ from onnxprune.probes import FLOATS
 from onnxprune.training import distil, taps
 from onnxprune.training.augment import Augment
 from onnxprune.training.checkpoint import Keeper
-from onnxprune.training.feed import Feed
+from onnxprune.training.feed import Feed, laid_out
 from onnxprune.training.log import Epoch
 from onnxprune.training.loop import Moment, Trained, Watch, train
 from onnxprune.training.losses import Classification, Loss, Task
@@ -181,7 +181,7 @@ def _loss(
         own = Classification(0.0 if measuring else recipe.smoothing)
     if job.teacher is None or (measuring and own is not None):
         return own or Classification()  # which says what is missing
-    teacher = to_torch(taps.tapped(job.teacher, features)).to(ranks.device).requires_grad_(False).eval()
+    teacher = laid_out(to_torch(taps.tapped(job.teacher, features)).to(ranks.device)).requires_grad_(False).eval()
     _check_teacher(job.model, job.teacher)
     return distil.Distilled(teacher, outputs, features, own, recipe.temperature, recipe.alpha, recipe.features)
 
