@@ -44,11 +44,8 @@ def _speed(found: Outcome) -> list[list[str]]:
     a, b = found.bench.rows[0], found.pruned
     sizes = ", ".join(f"{name}={n}" for name, n in found.bench.dims.items() if n > 1)
     label = f"latency ({sizes})" if 0 < len(sizes) < 20 else "latency"
-    # by the speed-up, which compares within each round: the quotient of two medians says something else on a machine
-    # whose speed changes, and the two lines must not contradict each other
-    pruned = a.median_ms / b.speedup
     return [
-        [label, milliseconds(a.median_ms), milliseconds(pruned), change(a.median_ms, pruned)],
+        [label, milliseconds(a.median_ms), milliseconds(b.against(a)), change(a.median_ms, b.against(a))],
         ["speed-up", "", f"{b.speedup:.2f}x", f"{b.speedup_low:.2f}x to {b.speedup_high:.2f}x"],
     ]
 

@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from onnxprune.bench import BenchReport, bench
+from onnxprune.bench import BenchReport, BenchRow, bench
 from onnxprune.cli import data_arguments, source
 from onnxprune.cli.arguments import Commands, add_dims, add_model, add_threads, command, file_name, finished
 from onnxprune.cli.progress import DOING, Activity
@@ -106,7 +106,7 @@ def _parts(to: str, models: tuple[Model, Model], found: Evaluation, times: Bench
     (before, after), (a, b) = (model.nbytes for model in models), times.rows
     rows = [
         ["weights", size(before), size(after), change(before, after)],
-        ["latency", milliseconds(a.median_ms), milliseconds(b.median_ms), change(a.median_ms, b.median_ms)],
+        ["latency", milliseconds(a.median_ms), milliseconds(b.against(a)), change(a.median_ms, b.against(a))],
         ["speed-up", "", f"{b.speedup:.2f}x", f"{b.speedup_low:.2f}x to {b.speedup_high:.2f}x"],
     ]
     samples = f"of {plural(found.samples, 'sample')}"
@@ -116,5 +116,13 @@ def _parts(to: str, models: tuple[Model, Model], found: Evaluation, times: Bench
         rows.append(["agreement", "", percent(found.agreement), samples])
     if found.deviation is not None:
         rows.append(["output deviation", "", noise(found.deviation), ""])
-    warned = [] if b.verdict == "faster" else [f"Warning: {to} is {b.verdict} here, against the original."]
-    return [Grid((Column("", name=True), Column("original"), Column(to), Column("change")), rows), *warned]
+    return [Grid((Column("", name=True), Column("original"), Column(to), Column("change")), rows), *_warned(to, b)]
+
+
+def _warned(to: str, row: BenchRow) -> list[Part]:
+    if row.verdict == "faster":
+        return []
+    if row.verdict == "too noisy to tell":
+        return [f"Warning: the machine was too noisy to tell whether {to} is faster."]
+    how = "SLOWER than" if row.verdict == "slower" else "no faster than"
+    return [f"Warning: {to} is {how} the original on this machine."]

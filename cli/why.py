@@ -76,6 +76,9 @@ def find(model: Model, coupling: Coupling, name: str) -> Side:
     tensors = dict.fromkeys([*(item.name for item in model.graph.input), *model.weights, *made])
     groups = {group.name: group for group in coupling.groups}
     stem, _, axis = name.rpartition(":")
+    weight = f"{name}.weight"
+    if weight in tensors and name not in (*tensors, *nodes, *groups):
+        name = weight  # what PyTorch calls the layer, where the exporter calls its node otherwise
     if name in tensors:
         return _side(coupling, name, "tensor", [key for key in coupling.graph if key[0] == name], [name])
     if stem in tensors and axis.isdecimal():

@@ -67,6 +67,14 @@ class BenchRow:
     verdict: Verdict
     """Against the first model, which is the reference itself."""
 
+    def against(self, first: BenchRow) -> float:
+        """Milliseconds as long as the first model takes its median: what fits the speed-up.
+
+        The quotient of two medians says something else on a machine whose speed changes on the way, and what stands on
+        one screen must not contradict itself.
+        """
+        return first.median_ms / self.speedup
+
 
 @dataclass(frozen=True)
 class BenchReport(Shown):

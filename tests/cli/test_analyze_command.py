@@ -241,3 +241,10 @@ def test_the_shipped_network_is_the_default(run: Run) -> None:
     data = run("analyze", "--json").data
     assert data["model"]["path"].endswith("digits.onnx")
     assert len(data["groups"]) > 3
+
+
+def test_why_takes_a_layer_by_the_name_that_pytorch_gives_it(run: Run, model: Path) -> None:
+    layer, weight = (run("analyze", model, "--why", name, "stem", "--json").data["why"] for name in ("body.2", "sum"))
+    assert layer["coupled"] is weight["coupled"] is True
+    assert layer["a"]["name"] == "body.2.weight"
+    assert layer["group"] == "stem"
