@@ -6,6 +6,9 @@ A terminal shows one moving line that vanishes at the end; a log gets a line for
     0 s            2 s                        5 s
     reading cutting verifying ............... writing
     (silence)      verifying ...              (half a second at least, or it is not worth a line)
+
+A step that knows how far it is says so in a log too, after ten seconds and then each time that it has taken twice as
+long: `measuring what each group costs: 40%, about 2 min left`.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ DELAY = 2.0
 """Seconds of silence at the start of a command."""
 BRIEF = 0.5
 """Seconds that a step may take without being mentioned in a log."""
+LONG = 10.0
+"""Seconds after which a log hears how far a step is."""
 _TICK = 0.1
 
 DOING = {
@@ -54,8 +59,8 @@ DOING = {
 class Activity:
     """What is being done right now, shown by a thread of its own if it goes on for long."""
 
-    def __init__(self, talk: Talk, *, delay: float = DELAY) -> None:
-        self._silent, self._delay = talk.quiet or sys.stderr is None, delay
+    def __init__(self, talk: Talk, *, delay: float = DELAY, long: float = LONG) -> None:
+        self._silent, self._delay, self._long = talk.quiet or sys.stderr is None, delay, long
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._step: tuple[str, float] = ("", 0.0)
@@ -96,12 +101,17 @@ class Activity:
             self._log()
 
     def _log(self) -> None:
-        said = ""
+        said, again = "", self._long
         while not self._over.wait(_TICK):
-            what, since = self._step
-            if what != said and time.monotonic() - since >= BRIEF:
+            (what, since), part = self._step, self._part
+            taken = time.monotonic() - since
+            if what != said and taken >= BRIEF:
                 say(f"{what} ...")
-                said = what
+                said, again = what, self._long
+            if what == said and taken >= again:
+                again = 2 * taken
+                if part:
+                    say(f"{what}: {part:.0%}, about {_rough(taken * (1 - part) / part)} left")
 
     def _animate(self) -> None:
         with _bar() as bar:
@@ -116,6 +126,14 @@ class Activity:
                     bar.update(task, total=1.0, completed=part)
                 if self._said:
                     bar.update(task, description=f"{what}: {self._said}")
+
+
+def _rough(seconds: float) -> str:
+    """`40 s`, `3 min`, `2 h`."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 class Narrator(Observer):

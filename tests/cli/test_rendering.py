@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.cli.progress import Activity
+from onnxprune.cli.progress import Activity, _rough
 from onnxprune.cli.tables import Column, Grid, rendered
 from onnxprune.cli.talk import Talk
 from onnxprune.figures import change, count, milliseconds, noise, percent, plural, size
@@ -126,6 +127,30 @@ def test_long_ones_name_the_steps_that_take_their_time(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "verifying ...\n"
 
 
+def test_a_log_hears_now_and_then_how_far_a_long_step_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with Activity(LOUD, delay=0.0, long=0.8) as activity:
+        activity.step("measuring")
+        for part in (None, 0.25, 0.5, 0.75):
+            if part is not None:
+                activity.part(part)
+            time.sleep(0.6)
+        activity.step("unknown")
+        time.sleep(1.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "measuring ..."
+    assert lines[-1] == "unknown ..."
+    assert 1 <= len(lines[1:-1]) <= 2
+    for line in lines[1:-1]:
+        assert re.fullmatch(r"measuring: (25|50|75)%, about [0-9] s left", line), line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (120, "2 min"), (7200, "2 h")]
+)
+def test_time_left_is_rough(seconds: float, text: str) -> None:
+    assert _rough(seconds) == text
+
+
 def test_quiet_is_silent_however_long(capsys: pytest.CaptureFixture[str]) -> None:
     with Activity(Talk(json=False, quiet=True, verbose=False), delay=0.0) as activity:
         activity.step("verifying")
@@ -135,7 +160,7 @@ def test_quiet_is_silent_however_long(capsys: pytest.CaptureFixture[str]) -> Non
 
 TERMINAL = """
 import sys, time
-from onnxprune.cli.progress import Activity
+from onnxprune.cli.progress import Activity, _rough
 from onnxprune.cli.tables import Column, Grid
 from onnxprune.cli.talk import Talk
 
