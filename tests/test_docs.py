@@ -54,8 +54,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-WITH_PYTHON = [path for path in FILES if blocks(path, "python")]
-WITH_COMMANDS = [path for path in FILES if blocks(path, "console")]
+TUTORIAL = ROOT / "docs/tutorial.md"
+"""Its blocks build on each other, Python and commands in turn: `test_tutorial` follows it."""
+WITH_PYTHON = [path for path in FILES if blocks(path, "python") and path != TUTORIAL]
+WITH_COMMANDS = [path for path in FILES if blocks(path, "console") and path != TUTORIAL]
 
 
 @pytest.mark.parametrize("path", WITH_PYTHON, ids=lambda path: path.name)

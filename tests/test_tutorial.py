@@ -38,7 +38,7 @@ def run(arguments: list[str], folder: Path) -> str:
 @pytest.mark.usefixtures("likes_sixteen")
 def test_it_can_be_followed(tmp_path: Path) -> None:
     blocks = BLOCK.findall(TUTORIAL.read_text("utf-8"))
-    assert len(blocks) >= 10
+    assert len(blocks) >= 12
     printed: dict[str, str] = {}
     for kind, body in blocks:
         first, _, shown = body.partition("\n")
@@ -66,6 +66,8 @@ def test_it_can_be_followed(tmp_path: Path) -> None:
     assert cut < 70, "cutting alone costs most of it"
     assert accuracies(compensated)[1] > original - 4
     assert accuracies(bound)[1] >= original - 2
+    tuned = next(text for command, text in printed.items() if " finetune " in command)
+    assert accuracies(tuned)[1] >= original - 2
 
 
 def accuracies(text: str) -> tuple[float, float]:
