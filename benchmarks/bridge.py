@@ -13,12 +13,13 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import child
 
-TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
+TOLERANCE = 1e-4
 
 
 def examine(path: Path) -> dict[str, Any]:
@@ -83,8 +84,7 @@ def work(files: list[Path]) -> None:
         print("ROW", json.dumps(row), flush=True)
 
 
-def collect(files: list[Path], memory: float, seconds: float, batch: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def collect(files: list[Path], memory: float, seconds: float, batch: int) -> Iterator[list[dict[str, Any]]]:
     left = list(files)
     while left:
         part = left[:batch]
@@ -100,9 +100,8 @@ def collect(files: list[Path], memory: float, seconds: float, batch: int) -> lis
             found.append({"file": f"{culprit.parent.name}/{culprit.stem}", "failure": done.failure})
         for row in found:
             print(_line(row), file=sys.stderr, flush=True)
-        rows += found
+        yield found
         left = left[len(found) :]
-    return rows
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -153,9 +152,11 @@ def main() -> None:
     known = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     seen = {row["file"] for row in known}
     todo = [file for file in files if f"{file.parent.name}/{file.stem}" not in seen]
-    rows = known + collect(todo, options.memory, options.seconds, options.batch)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    rows = list(known)
+    for found in collect(todo, options.memory, options.seconds, options.batch):
+        rows += found
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1))
     if options.table:
         options.table.write_text(table(rows))
     print(table(rows).splitlines()[0])
