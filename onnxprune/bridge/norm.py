@@ -45,26 +45,41 @@ def _processes() -> int:
     return group.get_world_size() if group.is_available() and group.is_initialized() else 1
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of what all processes have; its gradient is the sum of all theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
 def synchronised(
     x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor, momentum: float, epsilon: float
 ) -> Tensor:
     """Batch normalisation over the batches of all processes, of any sizes, on any device."""
-    from torch.distributed.nn import functional
-
+    dtype, x = x.dtype, x.to(scale.dtype)  # sums over a batch do not fit into half floats
     axes = [axis for axis in range(x.dim()) if axis != 1]
     shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
-    all_reduce: Any = functional.all_reduce
+    add: Any = _SumOverProcesses.apply
     count = x.new_full((1,), x.numel() / x.shape[1])
-    sums = all_reduce(torch.cat([x.sum(axes), count]))
+    sums = add(torch.cat([x.sum(axes), count]))
     total = sums[-1]
     centre = sums[:-1] / total
     moved = x - centre.reshape(shape)
-    spread = all_reduce(moved.square().sum(axes)) / total
+    spread = add(moved.square().sum(axes)) / total
     with torch.no_grad():
         mean.lerp_(centre.to(mean.dtype), momentum)
         var.lerp_((spread * (total / (total - 1))).to(var.dtype), momentum)
     scaled: Tensor = moved * (scale * torch.rsqrt(spread + epsilon)).reshape(shape)
-    return scaled + shift.reshape(shape)
+    return (scaled + shift.reshape(shape)).to(dtype)
 
 
 @op("BatchNormalization")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from building import Net
 
 import onnxprune
-from onnxprune.bridge import roles, verify_torch
+from onnxprune.bridge import counting, roles, verify_torch
 from onnxprune.errors import UserError
 from onnxprune.inputs import random_feeds
 from onnxprune.model import Model
@@ -177,3 +178,32 @@ def test_odd_names_come_back(name: str, tmp_path: Path) -> None:
     tuned = onnxprune.from_torch(pickled(module), onto=model)
     assert verify_torch(module, tuned).error < 2e-6
     assert verify_torch(module, model).error > 1e-3
+
+
+def test_without_torch_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(nets.resnet(), tmp_path)
+    module = onnxprune.to_torch(model)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for call in (lambda: onnxprune.to_torch(model), lambda: onnxprune.from_torch(module, onto=model)):
+        with pytest.raises(UserError, match=r"pip install 'onnxprune\[torch\]'"):
+            call()
+
+
+def test_sizes_are_computed_as_the_graph_computes_them() -> None:
+    assert counting.single(7 * counting.single(8 / 7)) == 8, "float32 rounds up what float64 leaves below"
+    assert 7 * counting.single(8 / 7) != 8
+    assert counting.combine("Div", "int", [-7, 7], [2]) == [-3, 3]
+    assert counting.combine("Add", "int", [[1], [2]], [10, 20]) == [[11, 21], [12, 22]]
+    assert counting.transpose([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], [2, 0, 1]) == [[[1, 3], [5, 7]], [[2, 4], [6, 8]]]
+    assert counting.reshape([1, 2, 3, 4], [-1, 2]) == [[1, 2], [3, 4]]
+    assert counting.cut([1, 2, 3, 4], [-1], [-5], [0], [-2]) == [4, 2]
+
+
+def test_everything_in_double_precision(tmp_path: Path) -> None:
+    model = loaded(nets.transformer(), tmp_path)
+    double = onnxprune.to_torch(model, dtype=torch.float64)
+    (x,) = images(model)
+    y = double(x)
+    assert y.dtype == torch.float64
+    assert 0 < (y - onnxprune.to_torch(model)(x)).abs().max() < 1e-5
+    assert onnxprune.from_torch(double, onto=model).weights["q.weight"] is model.weights["q.weight"]

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 import onnxprune
 from onnxprune.bridge import roles, synchronise_batchnorm, verify_torch
-from onnxprune.bridge.norm import switches
+from onnxprune.bridge.norm import switches, synchronised
 from onnxprune.errors import UserError
 from onnxprune.model import Model
 
@@ -283,3 +283,27 @@ def test_bodies_of_control_flow(tmp_path: Path) -> None:
     assert [name for name, _ in module.named_parameters()] == ["w"]
     module(torch.randn(2, 3))[0].sum().backward()
     assert module.get_parameter("w").grad.abs().max() > 0
+
+
+def test_the_batches_of_all_processes_as_one(tmp_path: Path) -> None:
+    """With one process it is plain batch normalisation; two are compared where finetuning is tested."""
+    from torch import distributed
+
+    torch.manual_seed(0)
+    x, scale, shift = torch.randn(4, 3, 5, 5), torch.rand(3) + 0.5, torch.randn(3)
+    results = []
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        for together in (False, True):
+            leaves = [tensor.clone().requires_grad_() for tensor in (x, scale, shift)]
+            mean, var = torch.zeros(3), torch.ones(3)
+            if together:
+                y = synchronised(*leaves, mean, var, 0.1, 1e-5)
+            else:
+                y = torch.nn.functional.batch_norm(leaves[0], mean, var, *leaves[1:], True, 0.1, 1e-5)
+            y.sin().sum().backward()
+            results.append([y.detach(), mean, var, *(leaf.grad for leaf in leaves)])
+    finally:
+        distributed.destroy_process_group()
+    for plain, ours in zip(*results, strict=True):
+        assert torch.allclose(plain, ours, rtol=1e-4, atol=1e-5)
