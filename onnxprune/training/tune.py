@@ -17,7 +17,7 @@ from onnxprune.analyze import analyze
 from onnxprune.bench import bench
 from onnxprune.bridge import from_torch, roles, to_torch, verify_torch
 from onnxprune.data import Dataset
-from onnxprune.errors import UserError
+from onnxprune.errors import NoData, UserError
 from onnxprune.evaluate import Evaluation, evaluate
 from onnxprune.journal import digest
 from onnxprune.model import Model
@@ -179,8 +179,12 @@ def _loss(
         own = Task(recipe.task)
     elif samples.labelled:
         own = Classification(0.0 if measuring else recipe.smoothing)
-    if job.teacher is None or (measuring and own is not None):
-        return own or Classification()  # which says what is missing
+    if own is None and job.teacher is None:
+        what = "validation data" if measuring else "data"
+        raise NoData(f"the {what} has no labels: name a teacher to learn from, --teacher original.onnx, or a --task")
+    if own is not None and (measuring or job.teacher is None):
+        return own
+    assert job.teacher is not None
     teacher = laid_out(to_torch(taps.tapped(job.teacher, features)).to(ranks.device)).requires_grad_(False).eval()
     _check_teacher(job.model, job.teacher)
     return distil.Distilled(teacher, outputs, features, own, recipe.temperature, recipe.alpha, recipe.features)

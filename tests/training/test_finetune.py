@@ -106,6 +106,7 @@ def test_a_named_folder_stays_and_the_same_command_goes_on(folder: Path, capsys:
         (["--teacher", "other.onnx"], "the teacher's outputs are y, the model's logits"),
         (["--data", SEEN], "the data has no labels: name a teacher"),
         (["--data", "x.npz"], "'x.npz' holds float64 [4, 1, 9, 9] for input 'image'"),
+        (["--val", SEEN], "the validation data has no labels: name a teacher"),
         (["--val", "nothing"], "there is no 'nothing'"),
         (["--task", "os:nothing"], "there is no 'nothing' in 'os'"),
         (["--config", "wrong.toml"], "'wrong.toml': unknown key 'epoch'"),
