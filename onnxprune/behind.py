@@ -10,6 +10,7 @@ from onnxprune.linear_layers import Layer, layers, sum_behind
 from onnxprune.model import Model
 from onnxprune.plan import Plan
 from onnxprune.rectified import Shown, shown
+from onnxprune.recurrent_layers import recurrent_layers
 from onnxprune.walk import reads
 
 _OWN = frozenset(["out", "scale", "shift", "keep"])
@@ -29,6 +30,8 @@ class Task:
     """Whether something was cut from what it reads itself."""
     shown: Mapping[str, Shown]
     """Of its targets, what of them shows."""
+    recurrent: bool = False
+    """Whether it is what a recurrent layer does with its input."""
 
     @property
     def targets(self) -> set[str]:
@@ -52,7 +55,10 @@ def tasks(original: Model, pruned: Model, plan: Plan) -> list[Task]:
             ranges = {name: shown(name, uses) for name in {layer.y, *(both or ())[:1]}}
             seen = {name: each for name, each in ranges.items() if each is not None}
             found.append(Task(layer, at, both, layer.weight in lacking, seen))
-    return found
+    for at, layer in recurrent_layers(pruned):
+        if layer.x in behind or layer.weight in lacking:
+            found.append(Task(layer, at, None, layer.weight in lacking, {}, recurrent=True))
+    return sorted(found, key=lambda task: task.at)
 
 
 def _lacking(model: Model, plan: Plan) -> set[str]:

@@ -20,8 +20,11 @@ solve what is left after single weights went, AIMET reconstructs convolutions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from onnxprune.batches import Batch
 from onnxprune.behind import Task, tasks
@@ -30,11 +33,13 @@ from onnxprune.layer_fit import Fit, Lost, Wanted, fit_layer, left
 from onnxprune.model import Model
 from onnxprune.names import suggest
 from onnxprune.plan import Plan
+from onnxprune.recurrent_layers import as_matrix, as_stored, projected
 from onnxprune.tensors import Tensor
 from onnxprune.walk import Walk
 
 MODES = ("sequential", "one-pass")
 
+Array = NDArray[Any]
 Progress = Callable[[float], None]
 
 
@@ -98,16 +103,10 @@ def _one_by_one(
             theirs.until(task.at, {task.layer.x, *([task.sum[1]] if task.sum else [])})
             target, other = _target(task, theirs)
             # what later tasks look at may be made before
-            ours.until(made[target] + 1, set().union(*(later.targets for later in todo[number:])))
-            found = fit_layer(
-                task.layer,
-                theirs.model.weights,
-                theirs.numbers(task.layer.x),
-                _wanted(ours, theirs, target, other, lost),
-                theirs.counts,
-                seed=number,
-                shown=task.shown.get(target),
-            )
+            ours.until(made.get(target, -1) + 1, set().union(*(later.targets for later in todo[number:])))
+            wanted = _recurrent(task, ours, lost) if task.recurrent else _wanted(ours, theirs, target, other, lost)
+            reads = theirs.numbers(task.layer.x)
+            found = _fitted(task, theirs.model.weights, reads, wanted, theirs.counts, number, target)
             if found is not None:
                 theirs.exchange(found[1])
             yield found
@@ -124,19 +123,34 @@ def _at_once(
             ours.take(batch)
         _check_taken(ours)
         todo = [task for task in todo if task.layer.x in made or ours.holds(task.layer.x)]
-        order = sorted(enumerate(todo), key=lambda each: made[each[1].layer.y])
+        order = sorted(enumerate(todo), key=lambda each: made.get(each[1].layer.y, -1))
         for place, (number, task) in enumerate(order):
             later = {name for _, other in order[place:] for name in (other.layer.x, other.layer.y)}
-            ours.until(made[task.layer.y] + 1, later)
-            yield fit_layer(
-                task.layer,
-                pruned.weights,
-                left(ours, task.layer.x, lost),
-                ((y, None) for y in left(ours, task.layer.y, lost)),
-                ours.counts,
-                seed=number,
-                shown=task.shown.get(task.layer.y),
-            )
+            ours.until(made.get(task.layer.y, -1) + 1, later)
+            plain = ((y, None) for y in left(ours, task.layer.y, lost))
+            wanted = _recurrent(task, ours, lost) if task.recurrent else plain
+            reads = left(ours, task.layer.x, lost)
+            yield _fitted(task, pruned.weights, reads, wanted, ours.counts, number, task.layer.y)
+
+
+def _fitted(
+    task: Task,
+    weights: Mapping[str, Tensor],
+    reads: Iterable[Array],
+    wanted: Iterable[Wanted],
+    counts: Sequence[int],
+    seed: int,
+    target: str,
+) -> Found:
+    layer = task.layer
+    if not task.recurrent:
+        return fit_layer(layer, weights, reads, wanted, counts, seed=seed, shown=task.shown.get(target))
+    found = fit_layer(layer, as_matrix(layer, weights), reads, wanted, counts, seed=seed)
+    return found and (found[0], as_stored(layer, found[1], weights))
+
+
+def _recurrent(task: Task, ours: Walk, lost: Lost) -> Iterator[Wanted]:
+    return ((y, None) for y in projected(task.layer, ours, lost))
 
 
 def _check_taken(walk: Walk) -> None:
