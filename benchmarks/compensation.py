@@ -3,22 +3,29 @@
     python benchmarks/compensation.py net.onnx --calib calib.npz --data test.npz [--macs 0.5,0.3] [--criteria l2,obs]
 
 Calibration needs no labels, the test data does. Each row is one cut: by one ratio in all groups, by one ranking over
-all of them, or by importance per multiply-accumulate.
+all of them, or by importance per multiply-accumulate; `--calib none` calibrates on synthetic images. With `--seeds 3`
+everything is done on three samples of the calibration arrays, an .npz file. What others keep of the same network:
+compensation_peers.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 import onnxprune
 from onnxprune.budget import order_of, select_within
-from onnxprune.compensate import compensate
+from onnxprune.cli.data_arguments import WITHOUT_DATA
 from onnxprune.costs import terms_of
 from onnxprune.data import Dataset, open_data
 from onnxprune.meter import Meter
+from onnxprune.passes.compensate import MAKE_UPS
 from onnxprune.reconstruction import DATA_CRITERIA, data_scores
 from onnxprune.terms import Widths
 
@@ -31,28 +38,46 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--macs", default="0.5,0.4,0.3,0.2")
     parser.add_argument("--criteria", default="l1,l2,fpgm,random,activation,apoz,cosine,obs")
+    parser.add_argument("--modes", default="sequential", help=f"of {','.join(MAKE_UPS[:-1])}")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    model = onnxprune.load(args.model)
-    calib = open_data(args.calib, model, limit=args.samples, batch=64)
+    model = onnxprune.normalize(onnxprune.load(args.model))
     test = open_data(args.data, model, batch=200)
     print(f"original: {100 * accuracy(model, test):.2f} %")
     rows = []
-    for criterion in args.criteria.split(","):
-        for row in cuts(model, criterion, calib, test, [float(part) for part in args.macs.split(",")]):
-            rows.append(row)
-            print(
-                "{criterion:<11}{allocation:<12}{macs:5.2f}  cut {raw:6.2f} %  compensated {compensated:6.2f} %  "
-                "{seconds:5.1f} s".format(**row),
-                flush=True,
-            )
+    targets, modes = [float(part) for part in args.macs.split(",")], args.modes.split(",")
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(args.seeds):
+            calib = open_data(drawn(args.calib, args.samples, seed, folder), model, limit=args.samples, batch=64)
+            for criterion in args.criteria.split(","):
+                for row in cuts(model, criterion, calib, test, targets, modes):
+                    rows.append({"seed": seed, **row})
+                    print(
+                        "{seed} {criterion:<11}{allocation:<12}{macs:5.2f}  cut {raw:6.2f} %  {mode:<10} "
+                        "{compensated:6.2f} %  {seconds:5.1f} s".format(**rows[-1]),
+                        flush=True,
+                    )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
+def drawn(spec: str, count: int, seed: int, folder: str) -> str:
+    """The data itself, or for further seeds other samples of its arrays."""
+    if spec == "none":
+        return f"synthetic:{min(count, WITHOUT_DATA)}"
+    if not seed:
+        return spec
+    with np.load(spec, allow_pickle=False) as arrays:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(arrays[arrays.files[0]]))[:count])
+        path = Path(folder) / f"{seed}.npz"
+        np.savez(path, **{name: arrays[name][chosen] for name in arrays.files})
+    return str(path)
+
+
 def cuts(
-    model: onnxprune.Model, criterion: str, calib: Dataset, test: Dataset, targets: list[float]
-) -> list[dict[str, object]]:
+    model: onnxprune.Model, criterion: str, calib: Dataset, test: Dataset, targets: list[float], modes: list[str]
+) -> Iterator[dict[str, object]]:
     coupling = onnxprune.analyze(model)
     meter = Meter(model, coupling)
     widths = Widths(coupling, meter.shapes)
@@ -62,26 +87,27 @@ def cuts(
     orders = {"one ratio": order_of(coupling, scores), "one ranking": order_of(coupling, scores, scope="global")}
     if asks:
         orders["per MAC"] = order_of(coupling, scores, per=work)
-    found = []
     for allocation, order in orders.items():
         for target in targets:
             plan = select_within(order, [f"macs={target}"], meter)
             pruned = onnxprune.apply(model, plan)
-            start = time.perf_counter()
-            solved = compensate(model, pruned, plan, calib).model
-            seconds = time.perf_counter() - start
-            raw, compensated = (100 * accuracy(each, test) for each in (pruned, solved))
-            found.append(
-                {
+            raw = 100 * accuracy(pruned, test)
+            for mode in modes:
+                start = time.perf_counter()
+                how = {} if mode == "bn" else {"mode": mode}
+                made_up = (onnxprune.reestimate if mode == "bn" else onnxprune.compensate)(
+                    model, pruned, plan, calib, **how
+                )
+                seconds = time.perf_counter() - start
+                yield {
                     "criterion": criterion,
                     "allocation": allocation,
                     "macs": target,
                     "raw": raw,
-                    "compensated": compensated,
+                    "mode": mode,
+                    "compensated": 100 * accuracy(made_up.model, test),
                     "seconds": seconds,
                 }
-            )
-    return found
 
 
 def accuracy(model: onnxprune.Model, test: Dataset) -> float:
