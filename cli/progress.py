@@ -43,8 +43,6 @@ DOING = {
     "Apply": "cutting",
     "Prune": "pruning",
     "Finetune": "training",
-    "Unfold": "putting BatchNormalization in",
-    "Fold": "merging BatchNormalization",
     "Quantize": "quantising",
     "Choose": "trying criteria",
     "Spare": "cutting as much as the data bears",

@@ -29,6 +29,7 @@ class Fingerprints:
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, int, int], str] = {}
+        self._folders: dict[Path, str] = {}
 
     def combined(self, **facts: Any) -> str:
         """One digest of them all."""
@@ -63,7 +64,10 @@ class Fingerprints:
         path = Path(path)
         try:
             if path.is_dir():
-                return self.combined(files=[_listed(path, file) for file in sorted(path.rglob("*"))])
+                if path not in self._folders:
+                    listed = [_listed(path, file) for file in sorted(path.rglob("*"))]
+                    self._folders[path] = self.combined(files=listed)
+                return self._folders[path]
             about = path.stat()
             key = str(path.resolve()), about.st_size, about.st_mtime_ns
             if key not in self._files:
@@ -86,7 +90,7 @@ def _blake() -> Any:
 
 
 def _listed(folder: Path, file: Path) -> list[Any]:
-    about = file.stat()
+    about = file.stat() if file.exists() else file.lstat()  # a link that leads nowhere is one that nobody reads
     times = [] if file.is_dir() else [about.st_size, about.st_mtime_ns]
     return [file.relative_to(folder).as_posix(), *times]
 

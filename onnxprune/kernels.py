@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from onnxprune.inputs import Feeds, caller
 from onnxprune.model import Model
 from onnxprune.normalize import graphs
 from onnxprune.runtime import check_threads
+from onnxprune.scratch_folder import scratch_folder
 from onnxprune.store import save
 
 RUNS = 8
@@ -59,8 +59,7 @@ class Kernel:
 
 def kernels(model: Model, feeds: Feeds, *, threads: int = 1, provider: str = "CPUExecutionProvider") -> list[Kernel]:
     """Every kernel of one run, in the order they run."""
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         save(model, folder / "model.onnx")
         session = _session(folder, threads, provider)
         try:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from onnxprune.model import Model
+from onnxprune.scratch_folder import scratch_folder
 from onnxprune.store import save
 
 
 @contextmanager
 def as_files(models: Sequence[str | Path | Model]) -> Iterator[list[Path]]:
     """A file for each model, temporary ones for those in memory."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         paths = []
         for index, model in enumerate(models):
-            path = Path(folder, f"{index}.onnx") if isinstance(model, Model) else Path(model)
+            path = folder / f"{index}.onnx" if isinstance(model, Model) else Path(model)
             if isinstance(model, Model):
                 save(model, path)
             paths.append(path)

@@ -10,10 +10,8 @@ is said.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from onnxprune.data import Dataset
 from onnxprune.errors import UserError
@@ -22,6 +20,7 @@ from onnxprune.inputs import Feeds
 from onnxprune.model import Model, expect_model
 from onnxprune.names import suggest
 from onnxprune.runtime import session
+from onnxprune.scratch_folder import scratch_folder
 from onnxprune.store import load
 from onnxprune.tensors import Tensor
 from onnxprune.variants import convert
@@ -49,8 +48,8 @@ def quantize(model: Model, data: Dataset, to: str = "int8", *, per_channel: bool
     expect_model(model, "quantize")
     check_format(to)
     batches: Iterable[Feeds] = (batch.feeds for batch in data) if FORMATS[to] == "static" else ()
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
-        target = Path(scratch, "model.onnx")
+    with scratch_folder() as scratch:
+        target = scratch / "model.onnx"
         try:
             convert(model, target, FORMATS[to], batches, what=to, per_channel=per_channel)
             made = _held(load(target))

@@ -114,12 +114,13 @@ def _todo(pipeline: Pipeline, start: str | None, prints: Fingerprints) -> list[T
     marks = {INPUT: prints.combined(model=prints.read(pipeline.model), version=__version__, format=FORMAT)}
     found: list[Todo] = []
     runs: set[str] = set()
+    written = {Path(pipeline.model).resolve()}
     for stage in pipeline.stages:
         before = pipeline.before(stage)
         base = before.name if before else INPUT
         with named(stage):
             for name in written_by(type(stage.step)):
-                check_writable(getattr(stage.step, name))
+                _check_written(Path(getattr(stage.step, name)), written)
             kind = f"{type(stage.step).__module__}.{type(stage.step).__qualname__}"
             marks[stage.name] = prints.combined(start=marks[base], step=kind, options=prints.facts(stage.step))
         record = read_record(folder, stage.name, prints)
@@ -136,6 +137,14 @@ def _todo(pipeline: Pipeline, start: str | None, prints: Fingerprints) -> list[T
             runs.add(stage.name)
         found.append(Todo(stage, marks[stage.name], None if isinstance(record, str) or why else record, why))
     return found
+
+
+def _check_written(file: Path, taken: set[Path]) -> None:
+    """Every file once, and never what comes in: a later run would begin with the result."""
+    check_writable(file)
+    if file.resolve() in taken:
+        raise UserError(f"{str(file)!r} is what the pipeline begins with, or what another stage writes; name another")
+    taken.add(file.resolve())
 
 
 class _Run:

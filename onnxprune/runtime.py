@@ -8,7 +8,6 @@ once it is mapped.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from onnxprune.errors import NotRunnable, NotWritable, UserError
 from onnxprune.kinds import is_whole
 from onnxprune.model import Model
 from onnxprune.regions import Region
+from onnxprune.scratch_folder import scratch_folder
 from onnxprune.tensors import Tensor, item_bits
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def session(
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")  # a packed weight is a copied weight
-    with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as scratch:
-        folder, places = _in_place(model) or _written(model, Path(scratch).resolve())
+    with scratch_folder() as scratch:
+        folder, places = _in_place(model) or _written(model, scratch)
         options.add_session_config_entry(_FOLDER, str(folder))
         graph = b"".join(wire.join(model.proto, (_entry(weight, places) for weight in model.weights.values())))
         try:

@@ -10,7 +10,6 @@ All of it is rehearsed before the first measurement: a mistake must not come to 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -25,6 +24,7 @@ from onnxprune.model import Model
 from onnxprune.model_files import as_files, titles_of
 from onnxprune.providers import resolve_providers
 from onnxprune.rehearsal import Contender, Field, Refused, Rehearsal
+from onnxprune.scratch_folder import scratch_folder
 from onnxprune.variants import PLAIN, check_variant
 
 
@@ -106,8 +106,8 @@ def sweep(
         _check_list(what, values)
     progress = on_progress or (lambda stage, part: None)
     progress("load", 0.0)
-    with as_files(models) as paths, tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-        rehearsal = Rehearsal(titles_of(models), paths, variants, Path(folder))
+    with as_files(models) as paths, scratch_folder() as folder:
+        rehearsal = Rehearsal(titles_of(models), paths, variants, folder)
         bound = {batch: _bound(rehearsal.models, dims or {}, batch) for batch in batches}
         spots = list(product(resolved, batches))
         fields: dict[tuple[str, int | None], Field] = {}

@@ -9,8 +9,8 @@ between two pieces: what has not run yet then runs with the new ones.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,7 @@ from onnxprune.attributes import subgraphs
 from onnxprune.batches import Batch
 from onnxprune.errors import NotFinite, UserError
 from onnxprune.model import Model
+from onnxprune.scratch_folder import scratch_folder
 from onnxprune.tensors import Tensor
 from onnxprune.trace import captured
 
@@ -49,7 +50,8 @@ class Walk:
         self.counts: list[int] = []
         """Of each batch, the samples that count."""
         self._sizes: list[int] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
+        self._ending = ExitStack()
+        self._folder = self._ending.enter_context(scratch_folder())
         self._room, self._files = room, 0
         self._kept: dict[str, list[Array | Path]] = {}
         self._reads = [reads(node) for node in model.graph.node]
@@ -61,7 +63,7 @@ class Walk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._folder.cleanup()
+        self._ending.close()
 
     def take(self, batch: Batch) -> None:
         """One more batch to walk with; before the first node has run."""
@@ -146,7 +148,7 @@ class Walk:
             kept.append(array)
             return
         self._files += 1
-        path = Path(self._folder.name, f"{self._files}.npy")
+        path = self._folder / f"{self._files}.npy"
         np.save(path, array, allow_pickle=False)
         kept.append(path)
 

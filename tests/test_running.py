@@ -89,6 +89,7 @@ def test_in_parts_as_at_once(file: Path) -> None:
         "again/plan.json",
         "apply/model.onnx",
         "compensate/model.onnx",
+        "compensate/plan.json",
         "late/plan.json",
         "normalize/model.onnx",
         "score/scores.json",
@@ -129,6 +130,7 @@ def test_other_options_run_what_follows(file: Path) -> None:
         "select/plan.json",
         "apply/model.onnx",
         "compensate/model.onnx",
+        "compensate/plan.json",
         "again/model.onnx",
         "again/original.onnx",
         "again/plan.json",
@@ -280,6 +282,10 @@ def test_what_a_pass_writes_elsewhere_has_to_stay(file: Path) -> None:
     target.unlink()
     assert ran(run_pipeline(pipeline(file, "run", stages))) == ["save"]
     assert target.read_bytes() == made
+    for twice in (file, target):
+        again = [*stages, Stage("second", Save(twice))]
+        with pytest.raises(UserError, match="stage 'second': .* is what the pipeline begins with, or what another"):
+            preview(pipeline(file, "run", again))
     nowhere = [Stage("prune", Prune()), Stage("save", Save(file.parent / "gone/small.onnx"))]
     with pytest.raises(UserError, match=r"stage 'save': cannot write .* does not exist"):
         preview(pipeline(file, "run", nowhere))
