@@ -164,3 +164,21 @@ def test_a_file_without_stages(text: str, folder: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         read_pipeline(tmp_path / "gone.toml")
+
+
+def test_the_file_in_the_documentation(folder: Path) -> None:
+    import re
+
+    text = (Path(__file__).parents[1] / "docs/pipelines.md").read_text("utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (folder / "model.onnx").write_bytes(b"")
+    (folder / "p.toml").write_text(block)
+    found = read_pipeline(folder / "p.toml")
+    assert [(stage.name, stage.start) for stage in found.stages] == [
+        ("prune", None),
+        ("compensate", None),
+        ("few", "prune"),
+    ]
+    few = found.stages[2].step
+    assert isinstance(few, Compensate)
+    assert (few.data.spec, few.data.limit) == ("onnxprune.models_zoo.digits:seen", 100)

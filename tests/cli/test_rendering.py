@@ -144,9 +144,7 @@ def test_a_log_hears_now_and_then_how_far_a_long_step_is(capsys: pytest.CaptureF
         assert re.fullmatch(r"measuring: (25|50|75)%, about [0-9] s left", line), line
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (120, "2 min"), (7200, "2 h")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (120, "2 min"), (7200, "2 h")])
 def test_time_left_is_rough(seconds: float, text: str) -> None:
     assert _rough(seconds) == text
 
