@@ -12,7 +12,7 @@ import onnxprune
 from onnxprune.cli.arguments import Commands, command, file_name, finished, positive
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.talk import Talk
-from onnxprune.errors import UserError
+from onnxprune.errors import MissingExtra, UserError
 from onnxprune.figures import noise, plural
 from onnxprune.functions import function_of, theirs
 from onnxprune.replacing import check_writable
@@ -126,7 +126,7 @@ def _module(name: str) -> Any:
     try:
         import torch
     except ModuleNotFoundError:
-        raise UserError("this needs torch, which is not installed: pip install 'onnxprune[torch]'") from None
+        raise MissingExtra("this needs torch, which is not installed: pip install 'onnxprune[torch]'") from None
     factory = function_of(name)
     with theirs(name):
         module = factory()

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxprune.errors import UserError
+from onnxprune.errors import MissingExtra, UserError
 from onnxprune.models_zoo.registry import network
 from onnxprune.replacing import replacing, unwritable
 
@@ -23,7 +23,7 @@ def require_torch() -> None:
         try:
             import_module(name)
         except ImportError:
-            raise UserError(f"to build networks, install {name}: pip install 'onnxprune[torch]'") from None
+            raise MissingExtra(f"to build networks, install {name}: pip install 'onnxprune[torch]'") from None
 
 
 def write(built: Built, path: Path) -> None:

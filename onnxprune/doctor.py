@@ -26,8 +26,8 @@ from onnxprune.version import __version__
 GIVES = {
     "images": "images as data: --data photos/",
     "parallel": "several measurements at a time: sensitivity --jobs",
-    "report": "drawings: --plot curves.svg",
-    "torch": "PyTorch and its exporter, for what trains",
+    "report": "drawings and pages: --plot curves.svg, --html report.html",
+    "torch": "training: export, finetune, zoo, and criteria of gradients",
 }
 """What a user has of each extra; those that are not here are for the development of onnxprune."""
 _LITTLE = 1 << 30

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from onnxprune.batches import Batch
 from onnxprune.coupling import Coupling, Group, Reason, Slot
-from onnxprune.errors import NoScores, UserError
+from onnxprune.errors import MissingExtra, NoScores
 from onnxprune.model import Model
 from onnxprune.reconstruction import DATA_CRITERIA
 from onnxprune.scores import Scores
@@ -69,7 +69,7 @@ def gradient_scores(
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise UserError(
+        raise MissingExtra(
             f"criterion {criterion!r} needs torch, which is not installed: pip install 'onnxprune[torch]'"
         ) from None
     rule = GRADIENT_CRITERIA[criterion]
