@@ -17,6 +17,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def torch_pruning(whole: nn.Module, criterion: str, target: float, calib: Datase
     def share(net: nn.Module) -> float:
         return float(tp.utils.count_ops_and_params(net, example)[0] / total)
 
-    said = {"tool": f"torch-pruning {tp.__version__}", "criterion": criterion}
+    said = {"tool": f"torch-pruning {version('torch-pruning')}", "criterion": criterion}
     try:
         net = _narrowed(cut, lambda net: share(net) <= target)
         kept, raw = share(net), _accuracy(net, test)
@@ -109,9 +110,8 @@ def onnxsim(model: onnxprune.Model, target: float, calib: Dataset, test: Dataset
     import onnx
     from onnxsim.finetune import apply_pruning_finetune
     from onnxsim.pruning import apply_structured_pruning
-    from onnxsim.version import version
 
-    said = {"tool": f"onnxsim {version}", "criterion": "l2"}
+    said = {"tool": f"onnxsim {version('onnxsim')}", "criterion": "l2"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         onnxprune.save(onnxprune.fold(model).model, path)
