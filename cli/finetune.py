@@ -172,8 +172,6 @@ def run(args: Namespace) -> int:
     output = Path(args.output) if args.output else Path(f"{path.stem}-tuned.onnx")
     teacher = [Path(args.teacher)] if args.teacher else []
     distinct([path, *teacher, output])
-    if args.tensorboard and not args.folder:
-        talk.note("note: the folder of a run goes when it has ended; to keep TensorBoard's files, name one with --run")
     need_torch()
     with Activity(talk) as activity:
         activity.step("reading")

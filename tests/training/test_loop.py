@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,36 @@ def test_options_may_change_on_the_way_and_that_is_said(tmp_path: Path) -> None:
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(UserError, match="is of another run"):
         train(other, data(64), None, Recipe(epochs=1), watch=Watch(keeper=Keeper(tmp_path, {"a": 1})))
+
+
+class Points:
+    """What TensorBoard would be told."""
+
+    def __init__(self, folder: str, purge_step: int) -> None:
+        self.found: list[tuple[str, float, int]] = []
+        Points.last = self
+        self.begun = (folder, purge_step)
+
+    last: Points
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.found.append((name, value, step))
+
+    def flush(self) -> None:
+        pass
+
+
+def test_tensorboard_gets_a_point_for_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(keeper=Keeper(tmp_path, {}), tensorboard=True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        train(net(), data(64), None, Recipe(epochs=2), watch=watch)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Points))
+    found = train(net(), data(64), None, Recipe(epochs=2), watch=watch)
+    assert Points.last.begun == (str(tmp_path), 1)
+    assert [point[1:] for point in Points.last.found if point[0] == "loss"] == [
+        (epoch.loss, epoch.number) for epoch in found.history
+    ]
 
 
 def test_a_damaged_checkpoint_is_no_traceback(tmp_path: Path) -> None:
