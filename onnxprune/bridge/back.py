@@ -19,15 +19,13 @@ from onnxprune.model import Model
 from onnxprune.names import suggest
 from onnxprune.tensors import Tensor
 
-_COUNTERS = "num_batches_tracked"
-
 
 def write(module: nn.Module, onto: Model) -> Model:
     """The normalised model with the module's tensors in place of its own."""
     inner = unwrapped(module)
     origin = origin_of(inner)
     state = _by_name(inner.state_dict(), origin)
-    _check_names(state, onto, origin)
+    _check_names(state, onto)
     changed = {name: _changed(onto.weights[name], state[name]) for name in state if name in onto.weights}
     found = {name: tensor for name, tensor in changed.items() if tensor is not None}
     return onto.replace(weights={**onto.weights, **found})
@@ -49,18 +47,19 @@ def _by_name(state: Mapping[str, torch.Tensor], origin: Origin | None) -> dict[s
     names = {key: name for name, key in origin.keys.items()} if origin is not None else {}
     if origin is not None:  # constants of bodies are not the model's
         return {names[key]: tensor for key, tensor in state.items() if key in names}
-    return {key: tensor for key, tensor in state.items() if not key.endswith(_COUNTERS)}
+    return dict(state)
 
 
-def _check_names(state: Mapping[str, torch.Tensor], onto: Model, origin: Origin | None) -> None:
-    for name in state:
-        if name not in onto.weights:
+def _check_names(state: Mapping[str, torch.Tensor], onto: Model) -> None:
+    for name, tensor in state.items():
+        if name not in onto.weights and tensor.is_floating_point():  # counters and positions are no weights
             raise UserError(
                 f"the module's tensor {name!r} is no initializer of the model{suggest(name, onto.weights)}; "
                 f"write to the model that the module was made from"
             )
     for role in which_train.roles(onto):
-        if role.trains and role.name not in state:
+        # a convolution without a bias gets one of zeros from some exporters
+        if role.trains and role.name not in state and onto.weights[role.name].array().any():
             raise UserError(
                 f"the model's weight {role.name!r} is missing in the module; its state dict must hold every weight "
                 f"that trains, under the initializers' names"

@@ -208,16 +208,17 @@ def qgemm(s: Step) -> fx.Node:
     a = s.emit(centred, s.tensor(0), s.tensor(2))
     total = s.emit(whole_product, a, b, s.tensor(6), s.attr("alpha", 1.0), turn_a, turn_b)
     if not s.has(7):
-        return s.emit(scaled_total, total, s.tensor(1), s.tensor(4), s.attr("alpha", 1.0))
+        return s.emit(scaled_total, total, s.tensor(1), s.tensor(4))
     return s.emit(requantised, total, s.tensor(1), s.tensor(4), s.tensor(7), s.tensor(8), -1, low, high)
 
 
 def whole_product(a: Tensor, b: Tensor, c: Tensor | None, alpha: float, turn_a: bool, turn_b: bool) -> Tensor:
-    y = torch.matmul(a.t() if turn_a else a, b.t() if turn_b else b) * alpha
-    return y if c is None else y + c.to(y.dtype)
+    """The bias is in the steps of the product."""
+    y = torch.matmul(a.t() if turn_a else a, b.t() if turn_b else b)
+    return (y if c is None else y + c.to(y.dtype)) * alpha
 
 
-def scaled_total(total: Tensor, a: Tensor, b: Tensor, alpha: float) -> Tensor:
+def scaled_total(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return total * a * b
 
 

@@ -11,6 +11,7 @@ later is a function at the top of a module, never a closure: only such a graph c
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -39,8 +40,6 @@ class Value:
     """The initializer that it is."""
     dtype: torch.dtype = torch.int64
     """Of the tensor that the numbers would be."""
-    sequence: bool = False
-    """A list of tensors."""
 
 
 class Builder(Protocol):
@@ -112,17 +111,15 @@ class Step:
 
     def several(self, made: fx.Node) -> list[fx.Node | None]:
         """The outputs that a tuple holds."""
-        return [_item(self, made, index) if self.wants(index) else None for index in range(len(self.node.output))]
+        graph = self.build.graph
+        return [
+            graph.call_function(operator.getitem, (made, index)) if name else None
+            for index, name in enumerate(self.node.output)
+        ]
 
     def refuse(self, sentence: str) -> UserError:
         """The node cannot be translated, and why."""
         return UserError(f"{self.node.op_type} {self.node.name!r} cannot go to torch: {sentence}")
-
-
-def _item(step: Step, made: fx.Node, index: int) -> fx.Node:
-    import operator
-
-    return step.build.graph.call_function(operator.getitem, (made, index))
 
 
 def call(graph: fx.Graph, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:

@@ -12,15 +12,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx
 
-from onnxprune.bridge import counting, weights
+from onnxprune.bridge import weights
 from onnxprune.bridge.registry import Step, op
 
 FAR = 1 << 62
-
-
-@op("Shape")
-def shape(s: Step) -> fx.Node:
-    return s.emit(counting.shape_of, s.tensor(0))
 
 
 @op("Reshape", sizes=(1,))

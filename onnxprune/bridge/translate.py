@@ -192,7 +192,7 @@ class Graph:
 
     def _small(self, name: str) -> bool:
         value = self.values.get(name)
-        if value is None or value.sequence:
+        if value is None:
             return False
         if value.array is not None:
             return value.array.size <= numeric.LIMIT and value.array.dtype.kind in "iubf"

@@ -17,7 +17,7 @@ from onnxprune.bridge.registry import Step
 Pads = list[tuple[int, int]]
 
 
-def pads_of(s: Step, rank: int | None = None) -> list[int] | str | None:
+def pads_of(s: Step) -> list[int] | str | None:
     """The numbers, a word for what is computed from the input's size, or None for no padding."""
     word: str = s.attr("auto_pad", "NOTSET")
     if word.startswith("SAME"):

@@ -59,7 +59,8 @@ def test_training_is_that_of_the_exported_module(tmp_path: Path) -> None:
     for weight in [*module.parameters(), module.bn1.running_mean, module.bn2.running_mean]:
         weight.data += 0.1 * torch.randn_like(weight)
     x, target = torch.randn(6, 3, 8, 8), torch.randn(6, 5)
-    twin = onnxprune.to_torch(exported(module.eval(), x, tmp_path / "model.onnx"))
+    model = exported(module.eval(), x, tmp_path / "model.onnx")
+    twin = onnxprune.to_torch(model)
     assert dict(module.named_parameters()).keys() <= dict(twin.named_parameters()).keys()
     extra = set(dict(twin.named_parameters())) - set(dict(module.named_parameters()))
     assert not any(twin.get_parameter(name).any() for name in extra), "more than biases that the exporter made up"
@@ -74,6 +75,11 @@ def test_training_is_that_of_the_exported_module(tmp_path: Path) -> None:
         if buffer.is_floating_point():
             assert torch.allclose(buffer, twin.get_buffer(name), rtol=1e-5, atol=1e-6), name
     assert not torch.allclose(twin(x), twin.eval()(x), atol=1e-2), "training and evaluation do not differ"
+    with torch.no_grad():
+        module.fc.bias.add_(1.0)
+    assert verify_torch(module, onnxprune.from_torch(module, onto=model)).error < 2e-6  # a module of anybody's own
+    assert verify_torch(twin, onnxprune.from_torch(twin, onto=model)).error < 2e-6
+    assert verify_torch(module, model).error > 1e-2
 
 
 def test_running_statistics_go_back(tmp_path: Path) -> None:
