@@ -112,9 +112,12 @@ def run(args: Namespace) -> int:
         "weights": len(found.model.weights),
         "renamed": found.renamed,
         "error": found.error,
+        "silent": found.silent,
     }
     size = f"{plural(len(graph.node), 'node')}, {plural(len(found.model.weights), 'weight')}, opset {found.model.opset}"
     lines = [f"{size}; outputs equal to the module's within {noise(found.error)}."]
+    if found.silent:
+        lines.append("The outputs are next to nothing, as of a network before training: their comparison says little.")
     if found.renamed:
         shown = ", ".join(found.renamed[:3]) + (", ..." if len(found.renamed) > 3 else "")
         lines.append(f"Not there under their own names: {plural(len(found.renamed), 'tensor')} ({shown}).")

@@ -33,6 +33,7 @@ from onnxprune.replacing import check_writable
 from onnxprune.runtime import run, session
 
 BATCH = "batch"
+SILENT = 1e-6
 HALF_TOLERANCE = 2e-2
 """Where module and model round to half floats, each in its own order."""
 _HALVES = (torch.float16, torch.bfloat16)
@@ -50,6 +51,8 @@ class Exported:
     """The largest difference from the module's outputs, relative to their largest value."""
     renamed: tuple[str, ...]
     """Parameters and buffers that the file does not have under their names."""
+    silent: bool = False
+    """The module's outputs are next to nothing, so that comparing them says nothing."""
 
 
 def export(
@@ -80,9 +83,10 @@ def export(
             )
         _check_free(model, free)
         sizes = [examples, {name: _longer(tensor, free.get(name, {})) for name, tensor in examples.items()}]
-        error = max(_compared(module, model, each, given) for each in sizes)
+        found = [_compared(module, model, each, given) for each in sizes]
         store.save(model, path)
-    return Exported(store.load(path), error, _renamed(module, model))
+    error, loudest = max(gap for gap, _ in found), max(loud for _, loud in found)
+    return Exported(store.load(path), error, _renamed(module, model), silent=loudest < SILENT)
 
 
 def _called(module: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
@@ -196,7 +200,10 @@ def _tidy(graph_model: Any, names: set[str]) -> None:
     optimizer.remove_unused_nodes(graph_model)
 
 
-def _compared(module: nn.Module, model: Model, examples: Mapping[str, torch.Tensor], named: bool) -> float:
+def _compared(
+    module: nn.Module, model: Model, examples: Mapping[str, torch.Tensor], named: bool
+) -> tuple[float, float]:
+    """The largest difference, and the largest value."""
     with torch.no_grad():
         made = module(**examples) if named else module(*examples.values())
     wanted = [leaf for leaf in torch.utils._pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
@@ -206,19 +213,20 @@ def _compared(module: nn.Module, model: Model, examples: Mapping[str, torch.Tens
     if len(found) != len(wanted):
         raise VerificationError(f"the module has {len(wanted)} outputs, the exported model {len(found)}")
     half = any(each.dtype in _HALVES for each in (*module.parameters(), *module.buffers()))
-    worst = 0.0
+    worst = loudest = 0.0
     for output, there, tensor in zip(model.graph.output, found, wanted, strict=True):
         gap = distance(
             tensor.detach().cpu().float().numpy() if tensor.dtype in _HALVES else tensor.cpu().numpy(), there
         )
         worst = max(worst, gap)
+        loudest = max(loudest, float(tensor.double().abs().nan_to_num().max()) if tensor.numel() else 0.0)
         if not gap <= (HALF_TOLERANCE if half else TOLERANCE):
             sizes = ", ".join(f"{name} {list(each.shape)}" for name, each in examples.items())
             raise VerificationError(
                 f"the exported model differs from the module: output {output.name!r} by {gap:.2g} for inputs {sizes}; "
                 "nothing was written (where one batch size agrees and another does not, forward fixes it)"
             )
-    return worst
+    return worst, loudest
 
 
 def _array(tensor: torch.Tensor) -> Any:

@@ -158,6 +158,8 @@ def test_a_batch_size_that_is_written_into_forward_is_noticed(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
     found = onnxprune.export(Particular(), torch.randn(2, 4), tmp_path / "x.onnx", dynamic={})
     assert found.error < NOISE
+    assert not found.silent
+    assert onnxprune.export(Particular(), torch.zeros(2, 4), tmp_path / "y.onnx", dynamic={}).silent
 
 
 def test_an_export_that_computes_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
