@@ -15,7 +15,9 @@ from nets import mobilenet
 from oracle import prepared
 
 import onnxprune
-from onnxprune.report import Findings, gather, render
+from onnxprune.pareto import compare
+from onnxprune.report import Findings, comparison, gather, render
+from onnxprune.runs import Point
 
 pytestmark = [
     pytest.mark.skipif(browser.found() is None, reason="no Chromium here: apt-get install chromium, or set CHROMIUM"),
@@ -101,6 +103,21 @@ def test_it_fits_and_can_be_read(tab: browser.Tab, page: Path, width: int, dark:
     ]
     assert asked == [page.resolve().as_uri()], "nothing is fetched"
     assert [event for event in tab.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")] == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_comparison_fits_and_can_be_read(tab: browser.Tab, tmp_path: Path, dark: bool) -> None:
+    points = [
+        Point(f"runs/{at}", "model", at % 2 == 0, {"macs": 1e9 / (at + 1), "accuracy": 1 - at / 9}) for at in range(6)
+    ]
+    path = tmp_path / "compare.html"
+    path.write_text(comparison.page(compare(points), ["compare", "runs"]), "utf-8")
+    tab.open(path, width=390, dark=dark)
+    assert tab.value("document.documentElement.scrollWidth") <= 390
+    seen, bad = tab.value(CONTRASTS)
+    assert seen > 40
+    assert bad == []
+    assert tab.value("document.querySelectorAll('.dot').length") == 6
 
 
 def test_the_guard_sees(tab: browser.Tab, page: Path, tmp_path: Path) -> None:

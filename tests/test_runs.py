@@ -169,8 +169,10 @@ def test_drawings() -> None:
     assert front.get_xydata().tolist() == [[1, 70], [1, 70], [2, 88], [4, 90]]
     assert axes.get_xlabel() == "latency in ms"
     root = pages.parsed(comparison.page(found, ["compare", "<b>"]))
-    dots = [item for item in root.all("span") if item.marks.get("class", "").startswith("dot")]
-    assert [item.inside.strip() for item in dots] == ["original", "2", "3", "4, 5", "", "6"]
+    spans = [(item.marks.get("class", ""), item) for item in root.all("span")]
+    assert [item.inside for kind, item in spans if kind == "dot-label"] == ["original", "2", "3", "4, 5", "6"]
+    dots = [item for kind, item in spans if kind.split()[:1] == ["dot"]]
+    assert len(dots) == 6
     assert [("beaten" in d.marks["class"], "start" in d.marks["class"]) for d in dots][:3] == [
         (False, True),
         (False, False),
