@@ -192,7 +192,8 @@ def _passes(
 ) -> list[Pass]:
     # one digit takes microseconds, which is all noise
     timed = source.dims or ({"batch": 64} if job.embedded else {})
-    passes: list[Pass] = [Normalize(), *(_sized(step, source, timed) for step in makers), Apply()]
+    told = [replace(step, on_progress=activity.part) if isinstance(step, Score | Steps) else step for step in makers]
+    passes: list[Pass] = [Normalize(), *(_sized(step, source, timed) for step in told), Apply()]
     passes.append(Verify(mode=args.verify, dims=source.dims, threads=args.threads))
     if measured is not None and measured.calib is not None:
         made_up = make_up(measured.compensate, measured.calib, args.threads, activity.part)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,6 +30,8 @@ class Score:
     sensitivity: str | Path | None = None
     """What `onnxprune sensitivity` wrote."""
     threads: int = 1
+    on_progress: Callable[[float], None] | None = field(default=None, repr=False, compare=False)
+    """Called with the part that is over, while data is asked."""
 
     needs: ClassVar[tuple[str, ...]] = ("model", "coupling")
     gives: ClassVar[tuple[str, ...]] = ("scores",)
@@ -56,6 +59,7 @@ class Score:
             data = reopened(self.data, state.model)
             if self.criterion in GRADIENT_CRITERIA:
                 return gradient_scores(state.model, state.coupling, self.criterion, data, seed=self.seed)
-            return data_scores(state.model, state.coupling, self.criterion, data, threads=self.threads)
+            told = {"threads": self.threads, "on_progress": self.on_progress}
+            return data_scores(state.model, state.coupling, self.criterion, data, **told)  # type: ignore[arg-type]
         options = {"seed": self.seed, "reduce": self.reduce, "normalize": self.normalize}
         return score(state.model, state.coupling, self.criterion, **options)  # type: ignore[arg-type]  # as they are

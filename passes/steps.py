@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +36,8 @@ class Steps:
     schedule: str = "linear"
     folder: str | Path | None = None
     """Where every step's plan is kept; None: nowhere."""
+    on_progress: Callable[[float], None] | None = field(default=None, repr=False, compare=False)
+    """Called with the part of the steps that is over."""
 
     needs: ClassVar[tuple[str, ...]] = ("model", "normalized", "coupling")
     gives: ClassVar[tuple[str, ...]] = ("scores", "plan")
@@ -54,6 +56,8 @@ class Steps:
         plan, scores = way.taken, None
         wanted = self._targets(state)
         for step in range(way.done + 1, self.steps + 1):
+            if self.on_progress is not None and step > 1:
+                self.on_progress((step - 1) / self.steps)
             scores = self._scores(state, plan)
             try:
                 made = self._step(wanted, step).run(changed(state, scores=scores))
@@ -132,6 +136,7 @@ class _Way:
             return
         assert state.coupling is not None
         facts: dict[str, Any] = {name: asdict(getattr(options, name)) for name in ("score", "select")}
+        del facts["score"]["on_progress"]  # who is told makes no other run
         if options.score.data is not None:
             facts["data"] = reopened(options.score.data, state.model).digest
         # what analysis was allowed to offer shows in its groups

@@ -223,3 +223,16 @@ def test_work_is_what_magnitudes_are_weighed_by(model: onnxprune.Model, coupling
         assert plan is not None
         deepest.append(max(group.removed / group.units for group in plan.groups))
     assert deepest[0] < 0.75 < 0.85 < deepest[1]
+
+
+def test_steps_tell_how_far_they_are(tmp_path: Path) -> None:
+    heard: list[float] = []
+    select, check = Select(ratio=0.3, round_to=1), Verify(mode="off")
+    quiet = Steps(select=select, verify=check, steps=3, folder=tmp_path / "run")
+    model = onnxprune.load(digits.model_path())
+    first = PassManager([Normalize(), Analyze(), quiet]).run(model)
+    again = PassManager([Normalize(), Analyze(), replace(quiet, on_progress=heard.append)]).run(model)
+    assert any("going on after step 3 of 3" in note for note in again.notes), "who is told makes no other run"
+    assert first.plan is not None
+    PassManager([Normalize(), Analyze(), replace(quiet, folder=None, on_progress=heard.append)]).run(model)
+    assert heard == pytest.approx([1 / 3, 2 / 3])
