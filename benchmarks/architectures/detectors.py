@@ -10,43 +10,9 @@ import torch.nn.functional as F  # noqa: N812  everybody's name for it
 from torch import nn
 
 from architectures.case import BATCH, IMAGE, Architecture, Case
+from onnxprune.models_zoo.builders.yolo import SPPF, Bottleneck, C2f, Conv
 
 CLASSES = 5
-
-
-class Conv(nn.Sequential):
-    """Convolution, normalisation, SiLU."""
-
-    def __init__(self, a: int, b: int, kernel: int = 1, stride: int = 1) -> None:
-        super().__init__(nn.Conv2d(a, b, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(b), nn.SiLU())
-
-
-class Bottleneck(nn.Module):
-    """Two convolutions and, where widths agree, a skip."""
-
-    def __init__(self, width: int, *, skip: bool = True) -> None:
-        super().__init__()
-        self.first, self.second, self.skip = Conv(width, width, 3), Conv(width, width, 3), skip
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.second(self.first(x))
-        return x + y if self.skip else y
-
-
-class C2f(nn.Module):
-    """One convolution split in two; every bottleneck's answer is concatenated (YOLOv8)."""
-
-    def __init__(self, a: int, b: int, n: int = 1, *, skip: bool = True) -> None:
-        super().__init__()
-        self.first, self.last = Conv(a, b), Conv((2 + n) * (b // 2), b)
-        self.inner = nn.ModuleList(Bottleneck(b // 2, skip=skip) for _ in range(n))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parts = list(self.first(x).chunk(2, 1))
-        for block in self.inner:
-            parts.append(block(parts[-1]))
-        out: torch.Tensor = self.last(torch.cat(parts, 1))
-        return out
 
 
 class C3(nn.Module):
@@ -59,21 +25,6 @@ class C3(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.last(torch.cat([self.inner(self.first(x)), self.beside(x)], 1))
-        return out
-
-
-class SPPF(nn.Module):
-    """Poolings of poolings, concatenated."""
-
-    def __init__(self, a: int, b: int) -> None:
-        super().__init__()
-        self.first, self.last = Conv(a, a // 2), Conv(2 * a, b)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parts = [self.first(x)]
-        for _ in range(3):
-            parts.append(F.max_pool2d(parts[-1], 5, 1, 2))
-        out: torch.Tensor = self.last(torch.cat(parts, 1))
         return out
 
 
