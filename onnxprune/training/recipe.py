@@ -1,7 +1,7 @@
 """Every option of a training run, with defaults that suit a pruned network: near an optimum, but knocked off it.
 
     small steps     a rate of 0.01, a tenth of what networks are trained with from nothing: larger ones first destroy
-                    what is left, and networks whose BatchNormalization was folded away diverge
+                    what is left, and networks whose BatchNormalization was folded away may diverge
     warm-up         the first steps come from batches on which the loss is high, and momentum would remember them
     clipping        one bad batch must not undo an epoch
     cosine to zero  a few epochs are all there is; the last steps should settle
