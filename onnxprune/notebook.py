@@ -4,6 +4,7 @@ Coupling      a row per group            Verification   what was found
 Plan          a row per group cut        BenchReport    a row per model
 Cost, Model   what there is              Evaluation     a row per figure
 Profile       a row per kernel           Sensitivity    a row per group, a column per ratio
+Report        a row per stage of a pipeline
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from onnxprune.labels import printable
 from onnxprune.model import Model
 from onnxprune.plan import Plan
 from onnxprune.profile import Profile
+from onnxprune.running import Report
 from onnxprune.verify import TOLERANCE, Verification
 
 MOST = 20
@@ -168,6 +170,26 @@ def _(found: Profile) -> Table:
         f"{milliseconds(found.milliseconds)} a run; the slowest of {plural(len(slowest), 'kernel')}",
         ("kernel", "operator", "time", "MACs", "groups"),
         [(k.name, k.op, milliseconds(k.microseconds / 1000), count(k.macs), ", ".join(k.groups)) for k in slowest],
+    )
+
+
+@table.register
+def _(found: Report) -> Table:
+    rows = []
+    for stage in found.stages:
+        figures, seconds = stage.figures, f"{stage.seconds:.1f} s"
+        if figures is None:
+            rows.append((stage.name, "", "", "", "", seconds))
+            continue
+        speed = "" if figures.speedup is None else f"{figures.speedup:.2f}"
+        top1 = figures.evaluation.top1 if figures.evaluation else None
+        accuracy = "" if top1 is None else percent(top1)
+        rows.append((stage.name, count(figures.params), count(figures.macs), speed, accuracy, seconds))
+    over = "" if found.done else ", not over"
+    return Table(
+        f"{found.name}: {plural(len(found.stages), 'stage')} in {found.seconds:.1f} s{over}",
+        ("stage", "params", "MACs", "speed-up", "accuracy", "time"),
+        rows,
     )
 
 

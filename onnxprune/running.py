@@ -23,6 +23,7 @@ from onnxprune.fingerprints import Fingerprints
 from onnxprune.pipeline import Observer, Pass, State, changed, name_of
 from onnxprune.replacing import check_writable, write_text
 from onnxprune.schema import options_of, written_by
+from onnxprune.shown import Shown
 from onnxprune.stage_figures import Figured, Figures
 from onnxprune.stages import INPUT, Pipeline, Stage, named
 from onnxprune.version import __version__
@@ -66,7 +67,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """What came of a run: also `summary.json`."""
 
     name: str

@@ -18,6 +18,8 @@ from onnxprune.curves import Curve, Point, Sensitivity
 from onnxprune.evaluate import Evaluation
 from onnxprune.plan import Cut, GroupSummary, Plan, SlotRef
 from onnxprune.profile import KernelTime, Profile
+from onnxprune.running import Report, Row
+from onnxprune.stage_figures import Figures
 from onnxprune.verify import Verification
 
 EVIL = '<img src=x onerror="alert(1)">\u202e'
@@ -83,6 +85,14 @@ def test_measurements() -> None:
     )
     found = Sensitivity("", "l1", 0, "mean", "mean", "", "x.npz", Evaluation(9, top1=0.9), curves)
     assert cells(found)[1] == [["group", "units", "50.0%"], ["b", "8", "0.8"], ["a", "8", "0.1"]]
+
+
+def test_pipelines() -> None:
+    figures = Figures(1000, 2000, 4000, speedup=1.5, evaluation=Evaluation(9, top1=0.5))
+    stages = tuple(Row(name, "", "", False, 1.0, made, (), (), {}) for name, made in (("a", figures), ("b", None)))
+    caption, rows = cells(Report("p", "m.onnx", "runs/p", False, 2.0, stages))
+    assert caption == "p: 2 stages in 2.0 s, not over"
+    assert rows[1:] == [["a", "1.00 k", "2.00 k", "1.50", "50.0%", "1.0 s"], ["b", "", "", "", "", "1.0 s"]]
 
 
 def test_tables_stay_small() -> None:
