@@ -276,7 +276,7 @@ def _data(args: Namespace) -> Request | None:
     return data_arguments.asked(args, embedded=not args.model)
 
 
-_DERIVED = ("ratios", "dims", "timed_dims", "per", "data", "sensitivity")
+_DERIVED = ("ratios", "dims", "timed_dims", "per", "data", "sensitivity", "on_progress")
 """Fields of the passes that are no options of the same name."""
 
 
