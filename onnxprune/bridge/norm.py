@@ -28,6 +28,8 @@ class BatchNorm(nn.Module):
         """Whether the batch is that of all processes together."""
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        if mean.requires_grad or var.requires_grad:  # a weight that something else reads, too
+            return normalised_by(x, scale, shift, mean, var, self.epsilon)
         if self.training and self.synchronise and _processes() > 1:
             return synchronised(x, scale, shift, mean, var, self.momentum, self.epsilon)
         if self.training:
@@ -87,9 +89,18 @@ def batch_norm(s: Step) -> Sequence[fx.Node | None]:
     always = bool(s.attr("training_mode", 0)) or (s.opset < 14 and s.wants(1) and s.opset >= 7)
     module = BatchNorm(s.attr("momentum", 0.9), s.attr("epsilon", 1e-5), always)
     inputs = s.tensors()
+    if not always and any(s.build.values[name].weight is None for name in s.node.input[3:5]):
+        return [s.emit(normalised_by, *inputs, module.epsilon)]
     made = s.apply(module, *inputs)
     # the other outputs are the running statistics themselves, which training moves
     return [made, *(inputs[3:5][: max(0, len(s.node.output) - 1)])]
+
+
+def normalised_by(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor, epsilon: float) -> Tensor:
+    """By statistics that the graph computes, which are nobody's running ones."""
+    shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
+    factor = scale * torch.rsqrt(var + epsilon)
+    return x * factor.reshape(shape) + (shift - mean * factor).reshape(shape)
 
 
 class Dropout(nn.Module):

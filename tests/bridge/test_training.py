@@ -110,6 +110,20 @@ def test_a_batch_norm_in_training_mode_uses_the_batch_always(tmp_path: Path) -> 
     assert not torch.equal(module.get_buffer("mean"), before)
 
 
+def test_a_batch_norm_by_computed_statistics(tmp_path: Path) -> None:
+    net = Net()
+    x = net.conv(net.image(), 4, name="conv")
+    mean = net.squeeze(net.op("ReduceMax", x, axes=[0, 2, 3]), 0, 2, 3)
+    net.output(net.op("BatchNormalization", x, net.positive(4), net.weight(4), mean, net.positive(4, name="var")))
+    model = loaded(net.proto(), tmp_path)
+    module = onnxprune.to_torch(model)
+    assert verify_torch(module, model).error < 2e-6
+    y = module(x := torch.randn(2, 3, 6, 6))
+    assert torch.equal(module.train()(x), y)
+    y.sum().backward()
+    assert module.get_parameter("conv.bias").grad is not None
+
+
 def test_dropout_drops_in_training_only(tmp_path: Path) -> None:
     net = Net()
     net.output(net.op("Dropout", net.input("x", 4, 100), net.scalar(0.25)))
