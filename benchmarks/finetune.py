@@ -7,7 +7,7 @@ recipe, by the same loop: ours compensated and then by the original's outputs al
 by labels. The validation data chooses nothing: it is measured once, at the end. --run keeps checkpoints, and the same
 command goes on where it was stopped; --only does one of the two.
 
-Needs torch-pruning, and a network of the zoo with BatchNormalization kept, as `onnxprune zoo train resnet20` makes it.
+Needs Pillow, torch-pruning, and a network of the zoo with BatchNormalization kept (`onnxprune zoo train resnet20`).
 """
 
 from __future__ import annotations
