@@ -27,8 +27,8 @@ from onnxprune.data import Request
 from onnxprune.errors import UserError
 from onnxprune.evaluate import Evaluation, Reference, evaluate
 from onnxprune.layer_errors import LayerError, layer_errors
-from onnxprune.passes import Apply, Bench, Choose, Compensate, Normalize, Save, Score, Select, Spare, Steps, Verify
-from onnxprune.passes.compensate import make_up
+from onnxprune.passes import Apply, Bench, Choose, Normalize, Save, Score, Select, Spare, Steps, Verify
+from onnxprune.passes.compensate import MakeUp, make_up
 from onnxprune.pipeline import Observer, Pass, PassManager, State, Timings
 from onnxprune.plan import Plan
 from onnxprune.replacing import check_writable
@@ -82,7 +82,7 @@ class Notes(Observer):
         self.found: list[str] = []
 
     def after(self, step: Pass, state: State, seconds: float) -> None:
-        if "plan" in step.gives or isinstance(step, Compensate):
+        if "plan" in step.gives or isinstance(step, MakeUp):
             self.found += [note for note in state.notes if note not in self.found]
 
 
@@ -206,7 +206,7 @@ def _passes(
 def _sized(step: Pass, source: Source, timed: Mapping[str, int]) -> Pass:
     """The pass, told the sizes of free dimensions."""
     dims = tuple(source.dims.items())
-    if isinstance(step, Score | Compensate) and step.data is not None:
+    if isinstance(step, Score | MakeUp) and step.data is not None:
         return replace(step, data=replace(step.data, dims=dims))
     if isinstance(step, Select):
         return replace(step, dims=source.dims, timed_dims=timed)

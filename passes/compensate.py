@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -18,27 +19,22 @@ from onnxprune.runtime import check_threads
 
 
 @dataclass(frozen=True)
-class Compensate:
-    """Solve the weights that are left so that every layer comes closest to what it was; see `onnxprune.compensate`."""
+class MakeUp(ABC):
+    """Something is done about what was cut, and kept unless it takes the outputs farther from the original's."""
 
     data: Request
     threads: int = 1
     on_progress: Callable[[float], None] | None = None
     """Told which part is over, 0 to 1."""
-    mode: str = "sequential"
-    """Or `one-pass`, which asks the original alone."""
 
     needs: ClassVar[tuple[str, ...]] = ("model", "original", "plan")
     gives: ClassVar[tuple[str, ...]] = ("model",)
     drops: ClassVar[tuple[str, ...]] = ("normalized", "coupling", "scores", "bench")
-    done: ClassVar[str] = "compensated"
-    doing: ClassVar[str] = "compensation"
-    nothing: ClassVar[str] = (
-        "nothing to compensate: no layer with plain float32 weights of its own follows what was cut"
-    )
+    done: ClassVar[str]
+    doing: ClassVar[str]
+    nothing: ClassVar[str]
 
     def check(self) -> None:
-        check_mode(self.mode)
         check_threads(self.threads)
 
     def run(self, state: State) -> State:
@@ -61,14 +57,12 @@ class Compensate:
         return changed(kept, model=found.model, plan=plan, notes=notes)
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """One of `MAKE_UPS`."""
-        return self.mode
 
-    def _found(self, original: Model, pruned: Model, plan: Plan, data: Dataset) -> Compensated:
-        return compensate(
-            original, pruned, plan, data, mode=self.mode, threads=self.threads, on_progress=self.on_progress
-        )
+    @abstractmethod
+    def _found(self, original: Model, pruned: Model, plan: Plan, data: Dataset) -> Compensated: ...
 
     def _told(self, before: Evaluation, after: Evaluation) -> str:
         b, a = before.deviation, after.deviation
@@ -80,7 +74,34 @@ class Compensate:
 
 
 @dataclass(frozen=True)
-class Reestimate(Compensate):
+class Compensate(MakeUp):
+    """Solve the weights that are left so that every layer comes closest to what it was; see `onnxprune.compensate`."""
+
+    mode: str = "sequential"
+    """Or `one-pass`, which asks the original alone."""
+
+    done: ClassVar[str] = "compensated"
+    doing: ClassVar[str] = "compensation"
+    nothing: ClassVar[str] = (
+        "nothing to compensate: no layer with plain float32 weights of its own follows what was cut"
+    )
+
+    def check(self) -> None:
+        check_mode(self.mode)
+        super().check()
+
+    @property
+    def name(self) -> str:
+        return self.mode
+
+    def _found(self, original: Model, pruned: Model, plan: Plan, data: Dataset) -> Compensated:
+        return compensate(
+            original, pruned, plan, data, mode=self.mode, threads=self.threads, on_progress=self.on_progress
+        )
+
+
+@dataclass(frozen=True)
+class Reestimate(MakeUp):
     """Bring mean and variance of every channel back to what they were; see `onnxprune.reestimate`."""
 
     done: ClassVar[str] = "re-estimated"
@@ -106,9 +127,7 @@ MAKE_UPS = (*MODES, "bn", "none")
 """By what can be made up for what was cut: the two modes of `Compensate`, `Reestimate`, or nothing."""
 
 
-def make_up(
-    how: str, data: Request, threads: int, on_progress: Callable[[float], None] | None = None
-) -> list[Compensate]:
+def make_up(how: str, data: Request, threads: int, on_progress: Callable[[float], None] | None = None) -> list[MakeUp]:
     """The pass that makes up for a cut in one of `MAKE_UPS`, if it is not none."""
     if how == "none":
         return []
