@@ -89,6 +89,9 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_slimming import slimming
 from onnxprune import run_pipeline
+from onnxprune.training import loop
+
+loop._Clock.due = lambda clock: True  # a fast machine would be told of no step in that part of the epoch
 
 def on_step(moment):
     if moment.epoch == 2 and moment.part > 0.7:
