@@ -16,6 +16,8 @@ import json
 import time
 from pathlib import Path
 
+from compensation import accuracy
+
 import onnxprune
 from onnxprune.data import Dataset, Request, open_data
 from onnxprune.gradient_criteria import ASKING
@@ -98,12 +100,6 @@ def cut(
         "params": after.params / original.params,
         "seconds": seconds,
     }
-
-
-def accuracy(model: onnxprune.Model, test: Dataset) -> float:
-    top1 = onnxprune.evaluate(model, test).top1
-    assert top1 is not None, "the data has no labels"
-    return top1
 
 
 if __name__ == "__main__":

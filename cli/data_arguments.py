@@ -118,14 +118,6 @@ def add_samples(parser: Parser) -> None:
         "as smooth as photographs",
     )
     group.add_argument(
-        "--compensate",
-        choices=MAKE_UPS,
-        default="sequential",
-        help="by what: least squares, layer after layer (sequential, default); the same from what the original alone "
-        "computes (one-pass: quicker, but worse); mean and variance of each channel brought back (bn); or none: the "
-        "data is for the criterion alone",
-    )
-    group.add_argument(
         "--calib-samples", metavar="N", type=positive, default=512, help="use so many at most (default: 512)"
     )
     _add_reading(group)

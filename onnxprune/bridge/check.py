@@ -6,7 +6,8 @@ difference counts relative to the largest value of an output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,18 +84,24 @@ def outputs(module: nn.Module, model: Model, feeds: Mapping[str, NDArray[Any]]) 
     order = origin.inputs if origin is not None else tuple(value.name for value in model.graph.input)
     names = origin.outputs if origin is not None else tuple(value.name for value in model.graph.output)
     place = next((each.device for each in (*inner.parameters(), *inner.buffers())), torch.device("cpu"))
-    was = {each: each.training for each in inner.modules()}
-    inner.eval()
-    try:
-        with torch.no_grad():
-            made = inner(*(weights.from_array(feeds[name]).to(place) for name in order))
-    finally:
-        for each, training in was.items():
-            each.training = training
+    with evaluating(inner), torch.no_grad():
+        made = inner(*(weights.from_array(feeds[name]).to(place) for name in order))
     made = (made,) if isinstance(made, torch.Tensor) else tuple(made)
     if len(made) != len(names):
         raise UserError(f"the module has {len(made)} outputs, the model {len(names)}: they do not belong together")
     return {name: tensor.cpu().numpy() for name, tensor in zip(names, made, strict=True)}
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode; afterwards every part is as it was."""
+    was = {each: each.training for each in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, training in was.items():
+            each.training = training
 
 
 def distance(a: Any, b: Any) -> float:

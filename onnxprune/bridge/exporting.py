@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from onnxprune import store
-from onnxprune.bridge.check import TOLERANCE, distance
+from onnxprune.bridge.check import TOLERANCE, distance, evaluating
 from onnxprune.errors import UserError, VerificationError
 from onnxprune.model import Model
 from onnxprune.replacing import check_writable
@@ -71,7 +71,7 @@ def export(
     free = _free(called, dynamic)
     examples = {name: _widened(tensor, free.get(name, {})) for name, tensor in called.items()}
     given = isinstance(inputs, Mapping)  # else by position
-    with _evaluating(module), tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+    with evaluating(module), tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
         program = _program(module, examples, free, given, opset, keep_batchnorm)
         if keep_batchnorm:
             _tidy(program.model, set(module.state_dict()))
@@ -247,17 +247,6 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and buffers of floats, tied ones under each of their names."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from ((name, each) for name, each in module.named_buffers(remove_duplicate=False) if each.is_floating_point())
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    was = {each: each.training for each in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, training in was.items():
-            each.training = training
 
 
 @contextlib.contextmanager

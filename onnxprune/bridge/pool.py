@@ -36,10 +36,29 @@ def _with_ceiling(
     return found
 
 
+def _asked(s: Step) -> tuple[Any, ...]:
+    """What every kind of pooling is told: kernel, strides, padding, dilations, and whether the count rounds up."""
+    options = (s.attr("strides"), windows.pads_of(s), s.attr("dilations"), bool(s.attr("ceil_mode", 0)))
+    return (list(s.attr("kernel_shape")), *options)
+
+
+def _laid(
+    x: Tensor,
+    kernel: Sequence[int],
+    strides: Sequence[int] | None,
+    pads: Pads,
+    dilations: Sequence[int] | None,
+    ceiling: bool,
+) -> tuple[list[int], list[int], windows.Pads]:
+    """Strides and dilations of every axis, and the padding that these windows take."""
+    steps, spread = windows.full(strides, len(kernel)), windows.full(dilations, len(kernel))
+    around = windows.amounts(x.shape[2:], pads, kernel, steps, spread)
+    return steps, spread, _with_ceiling(x.shape[2:], around, kernel, steps, spread) if ceiling else around
+
+
 @op("MaxPool")
 def max_pool(s: Step) -> Sequence[fx.Node | None]:
-    kernel, rank = list(s.attr("kernel_shape")), len(s.attr("kernel_shape"))
-    args = (kernel, s.attr("strides"), windows.pads_of(s), s.attr("dilations"), bool(s.attr("ceil_mode", 0)))
+    args, rank = _asked(s), len(s.attr("kernel_shape"))
     if s.wants(1):
         return s.several(s.emit(max_with_places, s.tensor(0), *args, bool(s.attr("storage_order", 0))))
     if rank not in _MAX:
@@ -56,10 +75,7 @@ def max_pooled(
     ceiling: bool,
 ) -> Tensor:
     rank = len(kernel)
-    strides, dilations = windows.full(strides, rank), windows.full(dilations, rank)
-    around = windows.amounts(x.shape[2:], pads, kernel, strides, dilations)
-    if ceiling:
-        around = _with_ceiling(x.shape[2:], around, kernel, strides, dilations)
+    strides, dilations, around = _laid(x, kernel, strides, pads, dilations, ceiling)
     fits = windows.even(around) and all(2 * begin <= k for (begin, _), k in zip(around, kernel, strict=True))
     padding = [begin for begin, _ in around] if fits else [0] * rank
     if not x.is_floating_point():
@@ -81,10 +97,7 @@ def max_with_places(
 ) -> tuple[Tensor, Tensor]:
     """And where in the whole tensor each maximum stands."""
     rank, sizes = len(kernel), x.shape[2:]
-    strides, dilations = windows.full(strides, rank), windows.full(dilations, rank)
-    around = windows.amounts(sizes, pads, kernel, strides, dilations)
-    if ceiling:
-        around = _with_ceiling(sizes, around, kernel, strides, dilations)
+    strides, dilations, around = _laid(x, kernel, strides, pads, dilations, ceiling)
     y = windows.pad(x, around, -torch.inf)
     out, at = _MAX[rank](y, kernel, strides, 0, dilations, return_indices=True)
     coordinates = []
@@ -102,9 +115,7 @@ def max_with_places(
 
 @op("AveragePool")
 def average_pool(s: Step) -> fx.Node:
-    kernel = list(s.attr("kernel_shape"))
-    args = (kernel, s.attr("strides"), windows.pads_of(s), s.attr("dilations"), bool(s.attr("ceil_mode", 0)))
-    return s.emit(averaged, s.tensor(0), *args, bool(s.attr("count_include_pad", 0)))
+    return s.emit(averaged, s.tensor(0), *_asked(s), bool(s.attr("count_include_pad", 0)))
 
 
 def averaged(
@@ -118,8 +129,7 @@ def averaged(
 ) -> Tensor:
     """Sums over windows, divided by how much of each window counts: the input, or the padding as well."""
     rank = len(kernel)
-    strides, dilations = windows.full(strides, rank), windows.full(dilations, rank)
-    around = windows.amounts(x.shape[2:], pads, kernel, strides, dilations)
+    strides, dilations, around = _laid(x, kernel, strides, pads, dilations, ceiling=False)
     fits = windows.even(around) and all(2 * begin <= k for (begin, _), k in zip(around, kernel, strict=True))
     if fits and not ceiling and max(dilations) == 1:
         padding = [begin for begin, _ in around]
@@ -145,9 +155,7 @@ def averaged(
 
 @op("LpPool")
 def lp_pool(s: Step) -> fx.Node:
-    kernel = list(s.attr("kernel_shape"))
-    args = (kernel, s.attr("strides"), windows.pads_of(s), s.attr("dilations"), bool(s.attr("ceil_mode", 0)))
-    return s.emit(lp_pooled, s.tensor(0), *args, s.attr("p", 2))
+    return s.emit(lp_pooled, s.tensor(0), *_asked(s), s.attr("p", 2))
 
 
 def lp_pooled(
@@ -160,10 +168,7 @@ def lp_pooled(
     p: int,
 ) -> Tensor:
     rank = len(kernel)
-    strides, dilations = windows.full(strides, rank), windows.full(dilations, rank)
-    around = windows.amounts(x.shape[2:], pads, kernel, strides, dilations)
-    if ceiling:
-        around = _with_ceiling(x.shape[2:], around, kernel, strides, dilations)
+    strides, dilations, around = _laid(x, kernel, strides, pads, dilations, ceiling)
     planes = windows.pad(x.abs().pow(p), around).flatten(0, 1).unsqueeze(1)
     sums: Tensor = _CONV[rank](planes, x.new_ones(1, 1, *kernel), None, strides, 0, dilations)
     return sums.reshape(*x.shape[:2], *sums.shape[2:]).pow(1 / p)
