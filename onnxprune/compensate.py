@@ -35,7 +35,7 @@ from onnxprune.names import suggest
 from onnxprune.plan import Plan
 from onnxprune.recurrent_layers import as_matrix, as_stored, projected
 from onnxprune.tensors import Tensor
-from onnxprune.walk import Walk
+from onnxprune.walk import Walk, take_all
 
 MODES = ("sequential", "one-pass")
 
@@ -95,10 +95,7 @@ def _one_by_one(
     lost = plan.removed()
     made = {name: index for index, node in enumerate(original.graph.node) for name in node.output}
     with Walk(original, threads=threads) as ours, Walk(pruned, threads=threads) as theirs:
-        for batch in data:
-            ours.take(batch)
-            theirs.take(batch)
-        _check_taken(theirs)
+        take_all(data, ours, theirs, to="compensate on")
         for number, task in enumerate(todo):
             theirs.until(task.at, {task.layer.x, *([task.sum[1]] if task.sum else [])})
             target, other = _target(task, theirs)
@@ -119,9 +116,7 @@ def _at_once(
     lost = plan.removed()
     made = {name: index for index, node in enumerate(original.graph.node) for name in node.output}
     with Walk(original, threads=threads) as ours:
-        for batch in data:
-            ours.take(batch)
-        _check_taken(ours)
+        take_all(data, ours, to="compensate on")
         todo = [task for task in todo if task.layer.x in made or ours.holds(task.layer.x)]
         order = sorted(enumerate(todo), key=lambda each: made.get(each[1].layer.y, -1))
         for place, (number, task) in enumerate(order):
@@ -151,11 +146,6 @@ def _fitted(
 
 def _recurrent(task: Task, ours: Walk, lost: Lost) -> Iterator[Wanted]:
     return ((y, None) for y in projected(task.layer, ours, lost))
-
-
-def _check_taken(walk: Walk) -> None:
-    if not walk.counts:
-        raise UserError("there is no data to compensate on")
 
 
 def _target(task: Task, theirs: Walk) -> tuple[str, str | None]:

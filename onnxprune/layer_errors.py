@@ -14,13 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from onnxprune.batches import Batch
-from onnxprune.errors import UserError
 from onnxprune.layer_fit import Lost, left
 from onnxprune.linear_layers import Layer, layers
 from onnxprune.model import Model
 from onnxprune.moments import Moments
 from onnxprune.plan import Plan
-from onnxprune.walk import Walk
+from onnxprune.walk import Walk, take_all
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,7 @@ def layer_errors(
     compared.sort(key=lambda layer: theirs_at[layer.y])
     found = []
     with Walk(original, threads=threads) as ours, Walk(pruned, threads=threads) as theirs:
-        for batch in data:
-            ours.take(batch)
-            theirs.take(batch)
-        if not theirs.counts:
-            raise UserError("there is no data to compare layers on")
+        take_all(data, ours, theirs, to="compare layers on")
         for number, layer in enumerate(compared):
             later = {other.y for other in compared[number:]}
             theirs.until(theirs_at[layer.y] + 1, later)

@@ -27,14 +27,13 @@ from onnxprune.batches import Batch
 from onnxprune.batchnorm import BatchNorm, batch_norm
 from onnxprune.compensate import Compensated, Progress
 from onnxprune.consumers import Consumers
-from onnxprune.errors import UserError
 from onnxprune.layer_fit import Fit, Lost, left
 from onnxprune.linear_layers import Layer, Matrices, layers, matrices, stored
 from onnxprune.model import Model
 from onnxprune.moments import Moments
 from onnxprune.plan import Plan
 from onnxprune.tensors import Tensor
-from onnxprune.walk import Walk
+from onnxprune.walk import Walk, take_all
 
 Floats = NDArray[np.float64]
 
@@ -89,11 +88,7 @@ def reestimate(
     changed: dict[str, Tensor] = {}
     made = {name: index for index, node in enumerate(original.graph.node) for name in node.output}
     with Walk(original, threads=threads) as ours, Walk(pruned, threads=threads) as theirs:
-        for batch in data:
-            ours.take(batch)
-            theirs.take(batch)
-        if not theirs.counts:
-            raise UserError("there is no data to re-estimate on")
+        take_all(data, ours, theirs, to="re-estimate on")
         for number, site in enumerate(sites):
             if on_progress is not None:
                 on_progress(number / len(sites))

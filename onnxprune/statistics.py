@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.batches import Batch
-from onnxprune.errors import UserError
 from onnxprune.least_squares import BLOCK
 from onnxprune.linear_layers import WIDEST, Layer, Rows, layers, matrices, rows_for, sum_behind
 from onnxprune.model import Model
-from onnxprune.walk import Walk
+from onnxprune.walk import Walk, take_all
 
 Floats = NDArray[np.float64]
 Progress = Callable[[float], None]
@@ -67,10 +66,7 @@ def read(
     sums: dict[str, _Sums] = {}
     readings: dict[str, Reading] = {}
     with Walk(model, threads=threads) as walk:
-        for batch in data:
-            walk.take(batch)
-        if not walk.counts:
-            raise UserError("there is no data to look at")
+        take_all(data, walk, to="look at")
         for number, (stop, tensor, layer) in enumerate(looks):
             if on_progress is not None:
                 on_progress(number / len(looks))

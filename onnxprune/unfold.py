@@ -20,12 +20,11 @@ import onnx
 from onnxprune.batches import Batch
 from onnxprune.batchnorm import EPSILON
 from onnxprune.consumers import Consumers
-from onnxprune.errors import UserError
 from onnxprune.model import Model, expect_model
 from onnxprune.moments import Moments
 from onnxprune.rewriting import Names, Rewritten, rewritten
 from onnxprune.tensors import Tensor
-from onnxprune.walk import Walk, reads
+from onnxprune.walk import Walk, reads, take_all
 
 _FLOAT = onnx.TensorProto.FLOAT
 _KINDS = ("Conv", "ConvTranspose")
@@ -53,10 +52,7 @@ def unfold(model: Model, data: Iterable[Batch], *, threads: int = 1, on_progress
     expect_model(model, "unfold")
     sites, left = _sites(model)
     with Walk(model, threads=threads) as walk:
-        for batch in data:
-            walk.take(batch)
-        if not walk.counts:
-            raise UserError("there is no data to calibrate on")
+        take_all(data, walk, to="calibrate on")
         for number, site in enumerate(sites):
             if on_progress is not None:
                 on_progress(number / len(sites))

@@ -160,6 +160,15 @@ class Walk:
                 self._room += kept.nbytes
 
 
+def take_all(data: Iterable[Batch], *walks: Walk, to: str) -> None:
+    """All walks go with all batches; without any there is nothing `to` do."""
+    for batch in data:
+        for walk in walks:
+            walk.take(batch)
+    if not walks[0].counts:
+        raise UserError(f"there is no data to {to}")
+
+
 def reads(node: onnx.NodeProto) -> list[str]:
     """What a node reads, its subgraphs included."""
     found = [name for name in node.input if name]
