@@ -133,14 +133,20 @@ class PassManager:
         """Run all passes on a model or the file that holds it."""
         state = State(model if isinstance(model, Model) else store.load(model))
         for step in self.passes:
-            for observer in self.observers:
-                observer.before(step, state)
-            start = time.perf_counter()
-            state = step.run(state)
-            seconds = time.perf_counter() - start
-            for observer in self.observers:
-                observer.after(step, state, seconds)
+            state, _ = run_pass(step, state, self.observers)
         return state
+
+
+def run_pass(step: Pass, state: State, observers: Iterable[Observer] = ()) -> tuple[State, float]:
+    """What one pass makes of the state, and the seconds it took; observers are told."""
+    for observer in observers:
+        observer.before(step, state)
+    start = time.perf_counter()
+    state = step.run(state)
+    seconds = time.perf_counter() - start
+    for observer in observers:
+        observer.after(step, state, seconds)
+    return state, seconds
 
 
 def name_of(step: Pass) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
@@ -20,7 +19,7 @@ from onnxprune.artefacts import FORMAT, WORK, Kept, Place, Record, clear, keep, 
 from onnxprune.dims import parse_dims
 from onnxprune.errors import OtherRun, UserError
 from onnxprune.fingerprints import Fingerprints
-from onnxprune.pipeline import Observer, Pass, State, changed, name_of
+from onnxprune.pipeline import Observer, Pass, State, changed, name_of, run_pass
 from onnxprune.replacing import check_writable, write_text
 from onnxprune.schema import options_of, written_by
 from onnxprune.shown import Shown
@@ -187,14 +186,7 @@ class _Run:
         before = self._at(self.pipeline.before(stage))
         own = clear(self.folder, stage.name)
         step = _equipped(stage.step, own / f"{WORK}{todo.fingerprint[:8]}", self.hooks)
-        state = changed(before.state, notes=())
-        for observer in self.observers:
-            observer.before(step, state)
-        begun = time.perf_counter()
-        state = step.run(state)
-        seconds = time.perf_counter() - begun
-        for observer in self.observers:
-            observer.after(step, state, seconds)
+        state, seconds = run_pass(step, changed(before.state, notes=()), self.observers)
         kept = keep(self.folder, stage.name, state, before)
         record = Record(
             format=FORMAT,
