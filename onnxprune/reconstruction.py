@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onnxprune.batches import Batch
 from onnxprune.coupling import Coupling, Group, Indices, Reason, Slot
 from onnxprune.errors import NoScores
+from onnxprune.linear_layers import WIDEST
 from onnxprune.model import Model
 from onnxprune.scores import Scores
 from onnxprune.statistics import Progress, Reading, read
@@ -46,7 +47,7 @@ STILL = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """A layer that reads a group's channels."""
+    """A layer that reads a group's channels, or one group of a convolution that does."""
 
     reading: Reading
     features: tuple[Indices, ...]
@@ -74,22 +75,28 @@ def data_scores(
             by_group[group.name] = DATA_CRITERIA[criterion](readers, group.size)
             continue
         asks = f"criterion {criterion!r} asks the layers that read a channel"
-        sentence = f"{asks}, and group {group.name!r} is read by none with plain float32 weights in one group"
+        known = f"plain float32 weights and at most {WIDEST:,} features" if products else "plain float32 weights"
+        sentence = f"{asks}, and group {group.name!r} is read by none with {known}"
         skipped[group.name] = Reason("no-scores", sentence, group.nodes[0] if group.nodes else "")
     if coupling.groups and not by_group:
         raise NoScores(f"{next(iter(skipped.values())).sentence}, and no other group is either")
     return Scores(criterion, MappingProxyType(by_group), MappingProxyType(skipped), 0, "sum", "none")
 
 
-def _readers(group: Group, readings: Mapping[str, Reading]) -> list[Reader]:
+def _readers(group: Group, readings: Mapping[str, tuple[Reading, ...]]) -> list[Reader]:
     slots = [slot for slot in group.weights if slot.role == "in" and slot.tensor in readings]
-    return [Reader(readings[slot.tensor], _features(slot, group.size, readings[slot.tensor])) for slot in slots]
+    return [Reader(each, _features(slot, group.size, each)) for slot in slots for each in readings[slot.tensor]]
 
 
 def _features(slot: Slot, size: int, reading: Reading) -> tuple[Indices, ...]:
-    per_position = reading.weight.shape[1] // slot.size
-    columns = slot.positions[:, None] * per_position + np.arange(per_position)
-    return tuple(columns[slot.units == unit].ravel() for unit in range(size))
+    layer = reading.layer
+    # of a ConvTranspose the weight's axis holds the inputs of all its groups, of a Conv those that each of them has
+    parts = layer.groups if layer.node.op_type == "ConvTranspose" else 1
+    width = slot.size // parts
+    per_position = reading.weight.shape[1] // width
+    here = slot.positions // width == (reading.group if parts > 1 else 0)
+    columns = slot.positions[here, None] % width * per_position + np.arange(per_position)
+    return tuple(columns[slot.units[here] == unit].ravel() for unit in range(size))
 
 
 def obs(readers: list[Reader], size: int) -> Floats:
@@ -215,7 +222,7 @@ def activation(readers: list[Reader], size: int) -> Floats:
     scores = np.zeros(size)
     for reader in readers:
         norms = np.abs(reader.reading.weight).sum(axis=0) * np.sqrt(reader.reading.second)
-        whole = max(float(norms.sum()), 1e-30)
+        whole = max(float(norms.sum()), 1e-30) * reader.reading.layer.groups
         scores += [float(norms[columns].sum()) / whole for columns in reader.features]
     return scores
 

@@ -39,7 +39,7 @@ def reader(
     """Of a layer with a bias that reads these rows again and again."""
     x, weight = np.asarray(x, float), np.asarray(weight, float)
     covariance = np.atleast_2d(np.cov(x.T, bias=True))
-    reading = Reading(LAYER, weight, covariance, np.square(x).mean(axis=0), (x != 0).mean(axis=0), count, power)
+    reading = Reading(LAYER, 0, weight, covariance, np.square(x).mean(axis=0), (x != 0).mean(axis=0), count, power)
     units = units or [[feature] for feature in range(x.shape[1])]
     return Reader(reading, tuple(np.array(columns, np.int64) for columns in units))
 
@@ -336,12 +336,64 @@ def test_obs_and_compensation_agree_on_what_a_cut_costs() -> None:
     assert deviation < 1e-5
 
 
-def test_groups_that_nobody_known_reads_are_skipped_with_a_reason() -> None:
+def recurrent(kind: str = "LSTM", gates: int = 4) -> Model:
     n = Net()
     x = n.op("Relu", n.linear(n.input("x", 4, 3, 5), 8, name="first"), name="relu")
-    w, r = n.weight(1, 16, 8, name="w"), n.weight(1, 16, 4, name="r")
-    y = n.op("Squeeze", n.op("LSTM", x, w, r, hidden_size=4, name="lstm"), n.ints(1), name="flat")
+    w, r = n.weight(1, gates * 4, 8, name="w"), n.weight(1, gates * 4, 4, name="r")
+    y = n.op("Squeeze", n.op(kind, x, w, r, hidden_size=4, name="past"), n.ints(1), name="flat")
     n.output(n.linear(n.op("Relu", n.linear(y, 6, name="third")), 2, name="last"))
+    return prepared(n.proto())
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_layers_are_asked_too(kind: str, gates: int) -> None:
+    model = recurrent(kind, gates)
+    weight = model.weights["w"].array().copy()
+    weight[:, :, 3] *= 1e-3
+    model = with_weights(model, w=weight)
+    for criterion in ("obs", "activation"):
+        found = scored(model, criterion)
+        assert set(found.by_group) >= {"first", "third"}
+        scores = found.by_group["first"]
+        assert scores.argmin() == 3
+        assert np.sort(scores)[1] > 10 * scores[3]
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_convolutions_of_several_groups_are_asked_too(op: str) -> None:
+    """A unit is a channel of each group: one that both groups ignore is the cheapest, one that one ignores is not."""
+    n = Net()
+    x = n.op("Relu", n.conv(n.image("batch", 3, 6, 6), 8, name="first"), name="relu")
+    array = n.rng.standard_normal((6, 4, 3, 3) if op == "Conv" else (8, 3, 3, 3)).astype(np.float32)
+    ways = array.reshape(2, 3, 4, 3, 3).swapaxes(1, 2) if op == "Conv" else array.reshape(2, 4, 3, 3, 3)
+    ways[:, 2] *= 1e-3  # of both groups
+    ways[0, 1] *= 1e-3
+    y = n.op("Relu", n.op(op, x, n.const(array, name="w"), group=2, name="grouped"))
+    n.output(n.conv(y, 2, name="last"))
+    model = prepared(n.proto())
+    group = analyze(model, strict=True).group("first")
+    assert group.size == 4
+    for criterion in DATA_CRITERIA:
+        found = scored(model, criterion)
+        assert "first" in found.by_group
+        assert found.by_group["first"].shape == (4,)
+    for criterion in ("obs", "activation"):
+        scores = scored(model, criterion).by_group["first"]
+        assert scores.argmin() == 2
+        assert np.sort(scores)[1] > 10 * scores[2]
+        if criterion == "activation":
+            assert scores.sum() == pytest.approx(1)
+
+
+def test_groups_that_nobody_known_reads_are_skipped_with_a_reason() -> None:
+    """Half floats are no plain weights."""
+    n = Net()
+    x = n.op("Relu", n.conv(n.image("batch", 3, 6, 6), 8, name="first"), name="relu")
+    w = n.const(n.rng.standard_normal((6, 8, 1, 1)), np.float16, name="half")
+    y = n.op(
+        "Relu", n.conv(n.op("Cast", n.op("Conv", n.op("Cast", x, to=TensorProto.FLOAT16), w), to=F), 6, name="third")
+    )
+    n.output(n.conv(y, 2, name="last"))
     model = prepared(n.proto())
     found = scored(model, "obs")
     assert "first" in found.skipped
@@ -349,7 +401,8 @@ def test_groups_that_nobody_known_reads_are_skipped_with_a_reason() -> None:
     reason = found.skipped["first"]
     assert (reason.code, reason.node) == ("no-scores", "first")
     assert "criterion 'obs' asks the layers that read a channel" in reason.sentence
-    assert "'first'" in reason.sentence
+    assert "'first' is read by none with plain float32 weights and at most 9,216 features" in reason.sentence
+    assert "features" not in scored(model, "activation").skipped["first"].sentence
     plan = select(analyze(model), found, ratio=0.5)
     assert {group.name for group in plan.groups if group.removed} <= set(found.by_group)
 

@@ -38,16 +38,19 @@ def tensors(model: Model, batches: list[Batch], *names: str) -> dict[str, Array]
     }
 
 
-def readings(model: Model, batches: list[Batch], *weights: str) -> dict[str, Reading]:
-    return read(model, batches, weights or list(model.weights))
+def readings(model: Model, batches: list[Batch], *weights: str, **options: Any) -> dict[str, Reading]:
+    """Of layers that are one group."""
+    found = read(model, batches, weights or list(model.weights), **options)
+    assert all(len(parts) == 1 for parts in found.values())
+    return {name: each for name, (each,) in found.items()}
 
 
 def expect(reading: Reading, model: Model, x: Array, target: Array) -> None:
-    """All that is said of a layer that reads `x` and adds to `target`."""
+    """All that is said of a layer, or of one of its groups, that reads `x` and adds to `target`."""
     layer, shape = reading.layer, model.weights[reading.layer.weight].shape
     made = layer.makes(x.shape, shape)
     assert made is not None
-    rows = Rows(layer, made, 1 << 20, np.random.default_rng(0)).read(x, shape)[0].astype(np.float64)
+    rows = Rows(layer, made, 1 << 20, np.random.default_rng(0)).read(x, shape)[reading.group].astype(np.float64)
     second = rows.T @ rows / len(rows)
     covariance = np.cov(rows.T, bias=True).reshape(second.shape) if layer.bias else second
     top = np.abs(second).max()
@@ -112,6 +115,43 @@ def test_a_transformer_of_unknown_lengths() -> None:
     expect(found["head.weight"], model, there["add2.out"], there["head.add.out"])
 
 
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_a_convolution_of_several_groups_is_read_group_by_group(op: str) -> None:
+    n = Net()
+    x = n.op("Relu", n.conv(n.image("batch", 3, 6, 6), 8, name="first"), name="relu")
+    shape = (6, 4, 3, 3) if op == "Conv" else (8, 3, 3, 3)
+    y = n.op(op, x, n.weight(*shape, name="w"), n.weight(6, name="b"), group=2, pads=[1, 1, 1, 1], name="grouped")
+    n.output(y)
+    model = prepared(n.proto())
+    batches = list(open_data("random:21", model))
+    found = read(model, batches, ["w"])["w"]
+    assert [each.group for each in found] == [0, 1]
+    there = tensors(model, batches, "relu.out", "grouped.out")
+    for each in found:
+        expect(each, model, there["relu.out"], there["grouped.out"])
+    weight = model.weights["w"].array()
+    if op == "Conv":
+        np.testing.assert_array_equal(found[1].weight, weight[3:].reshape(3, 36))
+    else:
+        turned = np.flip(weight[4:], axis=(2, 3)).transpose(1, 0, 2, 3)
+        np.testing.assert_array_equal(found[1].weight, turned.reshape(3, 36))
+
+
+def test_what_a_recurrent_layer_makes_of_its_input() -> None:
+    n = Net()
+    x = n.op("Relu", n.input("x", 4, "batch", 5), name="relu")
+    w, r, b = n.weight(1, 16, 5, name="w"), n.weight(1, 16, 4, name="r"), n.weight(1, 32, name="b")
+    n.output(n.op("LSTM", x, w, r, b, hidden_size=4, name="lstm"))
+    model = prepared(n.proto())
+    rows = np.random.default_rng(0).standard_normal((4, 300, 5)).astype(np.float32)
+    found = readings(model, [Batch({"x": rows}, None, 300)], "w")["w"]
+    seen = np.maximum(rows, 0).reshape(-1, 5)
+    np.testing.assert_allclose(found.covariance, np.cov(seen.T, bias=True), atol=1e-6)
+    np.testing.assert_array_equal(found.weight, model.weights["w"].array()[0])
+    made = seen @ found.weight.T + model.weights["b"].array()[0, :16]
+    assert found.power == pytest.approx(made.var(axis=0).sum(), rel=1e-4)
+
+
 def test_only_what_is_wanted_and_can_be_asked() -> None:
     model = prepared(NETS["mobilenet"]())
     batches = list(open_data("random:4", model))
@@ -136,7 +176,7 @@ def test_without_products_layers_may_be_of_any_width(monkeypatch: pytest.MonkeyP
     batches = list(open_data("random:4", model))
     weights = ["layer1.0.conv.weight", "fc.weight"]
     assert readings(model, batches, *weights) == {}
-    bare = read(model, batches, weights, products=False)
+    bare = readings(model, batches, *weights, products=False)
     monkeypatch.undo()
     full = readings(model, batches, *weights)
     assert set(bare) == set(full) == set(weights)
