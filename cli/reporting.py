@@ -19,7 +19,7 @@ from onnxprune.pipeline import Observer, Pass, State
 from onnxprune.replacing import write_text
 from onnxprune.report import Findings, gather, render
 from onnxprune.report.times import timed
-from onnxprune.scores import Scores
+from onnxprune.scores import Scores, score
 
 Kernels = tuple[tuple[Kernel, ...], ...]
 
@@ -43,8 +43,20 @@ class Witness(Observer):
 def write_analysis(path: Path, args: Namespace, model: Model, coupling: Coupling, dims: Mapping[str, int]) -> list[str]:
     """The page about a model; notes on what it had to leave out."""
     kernels, notes = _timed([model], 1, dims)
-    measured = sensitivity(args)
-    found = Findings(model, coupling, _command(args), dims, kernels=kernels, sensitivity=measured, notes=tuple(notes))
+    try:
+        scores = score(model, coupling)
+    except UserError as error:
+        scores, notes = None, [*notes, f"the importance of channels is missing: {error}"]
+    found = Findings(
+        model,
+        coupling,
+        _command(args),
+        dims,
+        scores=scores,
+        kernels=kernels,
+        sensitivity=sensitivity(args),
+        notes=tuple(notes),
+    )
     write_text(path, render(gather(found)))
     return notes
 

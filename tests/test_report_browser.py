@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import axe_core_python
 import browser
 import pytest
 from nets import mobilenet
@@ -65,6 +66,17 @@ OUTSIDE = """
 """
 
 
+AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text("utf-8")
+FLAWS = """
+(async () => {
+  document.querySelectorAll('details').forEach(details => details.open = true);
+  const found = await axe.run(document, {resultTypes: ['violations']});
+  return [found.passes.map(rule => rule.id),
+    found.violations.map(rule => [rule.id, rule.nodes.map(node => node.html.slice(0, 120))])];
+})()
+"""
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a network with depthwise convolutions, a gate and a shortcut."""
@@ -77,6 +89,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
     found = Findings(model, coupling, "onnxprune prune", pruned=pruned, plan=plan, scores=scores, verification=checked)
     path.write_text(render(gather(found)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    points = [
+        Point(f"runs/{at}", "model", at % 2 == 0, {"macs": 1e9 / (at + 1), "accuracy": 1 - at / 9}) for at in range(6)
+    ]
+    path = tmp_path_factory.mktemp("compared") / "compare.html"
+    path.write_text(comparison.page(compare(points), ["compare", "runs"]), "utf-8")
     return path
 
 
@@ -106,13 +128,8 @@ def test_it_fits_and_can_be_read(tab: browser.Tab, page: Path, width: int, dark:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_comparison_fits_and_can_be_read(tab: browser.Tab, tmp_path: Path, dark: bool) -> None:
-    points = [
-        Point(f"runs/{at}", "model", at % 2 == 0, {"macs": 1e9 / (at + 1), "accuracy": 1 - at / 9}) for at in range(6)
-    ]
-    path = tmp_path / "compare.html"
-    path.write_text(comparison.page(compare(points), ["compare", "runs"]), "utf-8")
-    tab.open(path, width=390, dark=dark)
+def test_a_comparison_fits_and_can_be_read(tab: browser.Tab, compared: Path, dark: bool) -> None:
+    tab.open(compared, width=390, dark=dark)
     assert tab.value("document.documentElement.scrollWidth") <= 390
     seen, bad = tab.value(CONTRASTS)
     assert seen > 40
@@ -129,6 +146,27 @@ def test_the_guard_sees(tab: browser.Tab, page: Path, tmp_path: Path) -> None:
     assert len(tab.value(CONTRASTS)[1]) > 10
     tab.value("new Promise(done => setTimeout(done, 50))")
     assert [event for event in tab.events if event["method"] == "Log.entryAdded"], "what the page forbids is reported"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_axe_finds_no_flaw(tab: browser.Tab, page: Path, compared: Path, width: int, dark: bool) -> None:
+    """All its rules, those of WCAG A and AA and the advice, with everything unfolded."""
+    for path in (page, compared):
+        tab.open(path, width=width, dark=dark)
+        tab.value(f"{AXE}; 0")
+        passed, flaws = tab.value(FLAWS)
+        assert flaws == []
+        assert {"color-contrast", "html-has-lang", "region"} <= {*passed}
+
+
+def test_axe_sees(tab: browser.Tab, page: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.html"
+    text = page.read_text("utf-8").replace("--soft: #57606a", "--soft: #aaaaaa").replace('lang="en"', "")
+    broken.write_text(text.replace("<main", '<img src="x.png"><main'), "utf-8")
+    tab.open(broken)
+    tab.value(f"{AXE}; 0")
+    assert {"color-contrast", "html-has-lang", "image-alt"} <= {rule for rule, _ in tab.value(FLAWS)[1]}
 
 
 def test_keyboard(tab: browser.Tab, page: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import html5lib
 import numpy as np
 import onnx
 import pages
@@ -117,7 +118,38 @@ def test_histograms_and_the_threshold() -> None:
     upside_down = onnxprune.score(found.model, found.coupling, "random", seed=3)
     other = {item.group: item for item in histograms(found.coupling, upside_down, found.plan)}
     assert other["first"].threshold is None, "what went is not what this criterion rates lowest"
-    assert histograms(found.coupling, found.scores, None)[0].removed == 0
+
+
+def test_what_would_go_while_nothing_is_decided() -> None:
+    found = findings()
+    assert found.scores is not None
+    shown = histograms(found.coupling, found.scores, None)
+    assert [(item.group, item.units, item.removed) for item in shown] == [("first", 16, 0), ("second", 8, 0)]
+    for item, lowest in zip(shown, (5, 2), strict=True):  # 30 % of 16, of 8
+        values = found.scores.by_group[item.group]
+        assert item.threshold is not None
+        assert int((values < item.threshold).sum()) == lowest
+    text = render(gather(Findings(found.model, found.coupling, scores=found.scores)))
+    assert "the lowest 30% lie below" in pages.parsed(text).inside
+    assert text.count("threshold") == 3, "two lines and their rule"
+
+
+def test_large_networks_have_pages_of_a_bounded_size() -> None:
+    from dataclasses import replace
+
+    page = gather(findings())
+    many = replace(
+        page, layers=page.layers * 1000, groups=page.groups * 1000, histograms=page.histograms * 1000, further_blocks=7
+    )
+    text = render(many)
+    assert len(text) < 3_000_000
+    for said in (
+        "<caption>The first 1,000 of 3,000 layers</caption>",
+        "<caption>The first 1,000 of 2,000 groups, in the order of the graph</caption>",
+        "The charts of 1,800 groups are left out, for want of room.",
+        "7 further parts not drawn, for want of room.",
+    ):
+        assert said in text
 
 
 def test_time_goes_to_layers_and_the_rest_by_operator() -> None:
@@ -184,9 +216,12 @@ def test_contrast_of_the_extremes() -> None:
     assert pages.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
 
 
-@pytest.mark.parametrize("broken", ["<p>", "<div></p></div>", '<i id="a"></i><i id="a"></i>', "<script></script>"])
+@pytest.mark.parametrize(
+    "broken",
+    ["<p>", "<div></p></div>", '<i id="a"></i><i id="a"></i>', "<script></script>", "&nosuch;", "<i></i id=a>", "<td>"],
+)
 def test_the_reader_sees(page: Page, broken: str) -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, html5lib.html5parser.ParseError)):
         pages.parsed(render(page).replace("</main>", f"{broken}</main>"))
 
 

@@ -6,7 +6,7 @@ A chart is drawn into the unit square (x to the right, y up); where a tick, a do
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune.curves import Curve, Sensitivity
@@ -20,6 +20,9 @@ W, H = 1000.0, 400.0
 """Of what is drawn; how large it gets is the page's business."""
 NEAR = 0.03
 """Dots that are nearer to each other than that share one label."""
+
+Bar = tuple[float, float, float, float]
+"""Where it begins, how wide it is, and, as shares of the height, where its foot is and how high it is."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,12 @@ def skyline(layers: Sequence[Layer]) -> Chart:
     marks = ticks(0, top, 4)
     _grid(svg, [value / top for value in marks])
     step = W / max(1, len(shown))
+    drawn: dict[str, list[Bar]] = {"was": [], "is": [], "frozen": []}
     for at, layer in enumerate(shown):
-        for kind, width in (("was", layer.width or 0), ("is frozen" if not layer.group else "is", layer.kept or 0)):
-            height = H * width / top
-            add(svg, "rect", kind=kind, x=at * step + step * 0.12, y=H - height, width=step * 0.76, height=height)
+        widths = {"was": layer.width, "is": layer.kept} if layer.group else {"frozen": layer.width}
+        for kind, width in widths.items():
+            drawn[kind].append((at * step + step * 0.12, step * 0.76, 0.0, (width or 0) / top))
+    _bars(svg, drawn)
     return Chart(
         markup(svg),
         x_label=f"layers 1 to {len(shown)}, in the order they run",
@@ -87,14 +92,15 @@ def skyline(layers: Sequence[Layer]) -> Chart:
 
 def histogram(found: Histogram) -> Chart:
     """Bars of kept units on those of cut ones, and the threshold."""
-    svg = _plane(f"importance of {found.units} units of {found.group}, {found.removed} of them cut")
+    told = f"{found.removed} of them cut" if found.removed else "none of them cut"
+    svg = _plane(f"importance of {found.units} units of {found.group}, {told}")
     top = max((a + b for a, b in zip(found.kept, found.cut, strict=True)), default=1) or 1
     step = W / len(found.kept)
+    drawn: dict[str, list[Bar]] = {"gone": [], "stays": []}
     for at, (kept, cut) in enumerate(zip(found.kept, found.cut, strict=True)):
-        for kind, units, below in (("gone", cut, 0), ("stays", kept, cut)):
-            if units:
-                height = H * units / top
-                add(svg, "rect", kind=kind, x=at * step, y=H - height - H * below / top, width=step, height=height)
+        drawn["gone"].append((at * step, step, 0.0, cut / top))
+        drawn["stays"].append((at * step, step, cut / top, kept / top))
+    _bars(svg, drawn)
     if found.threshold is not None:
         x = W * (found.threshold - found.low) / (found.high - found.low)
         add(svg, "path", kind="threshold", d=polyline([(x, 0), (x, H)]))
@@ -166,6 +172,18 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 def _plane(title: str) -> Element:
     return drawing(W, H, title, kind="plane", stretched=True)
+
+
+def _bars(svg: Element, drawn: Mapping[str, Sequence[Bar]]) -> None:
+    """All bars of a kind are one path: thousands of elements would make a page large and slow."""
+    for kind, bars in drawn.items():
+        parts = [
+            f"M{x:.6g} {H * (1 - below):.4g}v{-H * height:.4g}h{width:.4g}v{H * height:.4g}z"
+            for x, width, below, height in bars
+            if height
+        ]
+        if parts:
+            add(svg, "path", kind=kind, d="".join(parts))
 
 
 def _grid(svg: Element, shares: Sequence[float]) -> None:

@@ -38,6 +38,8 @@ from onnxprune.verify import TOLERANCE
 
 COLOURS = 8
 """That can be told apart; groups beyond them take turns, and have numbers."""
+MOST_DRAWN = 1_000_000
+"""Characters of all blocks' drawings: a larger page would open slowly, and be read by nobody."""
 PACKAGES = ("onnxprune", "onnx", "onnxruntime", "numpy")
 
 
@@ -49,6 +51,7 @@ def gather(found: Findings) -> Page:
     blocks = blocks_of(found.model, layers)
     colour = colours(layers, COLOURS)
     tags = {group.name: f"G{index + 1}" for index, group in enumerate(found.coupling.groups)}
+    shown = _blocks(blocks, tags, colour)
     rows, others = _layers(found, layers, tags, colour)
     scores = found.scores
     return Page(
@@ -58,7 +61,8 @@ def gather(found: Findings) -> Page:
         stats=_stats(found, before, after),
         measures=_measures(found, before, after),
         verdict=_verdict(found),
-        blocks=tuple(_block(block, tags, colour) for block in blocks),
+        blocks=shown,
+        further_blocks=len(blocks) - len(shown),
         groups=_groups(found, before, tags, colour),
         skyline=charts.skyline(layers),
         layers=rows,
@@ -180,9 +184,16 @@ def _verdict(found: Findings) -> Verdict | None:
     return Verdict(False, "Not verified", "Verification was switched off.")
 
 
-def _block(block: Block, tags: Mapping[str, str], colour: Mapping[str, int]) -> DrawnBlock:
-    made = drawn(block, tags, colour) if block.drawable else Drawn("", 0.0)
-    return DrawnBlock(block.name, made.svg, made.width, len(block.layers), block.repeats, block.turn)
+def _blocks(blocks: Sequence[Block], tags: Mapping[str, str], colour: Mapping[str, int]) -> tuple[DrawnBlock, ...]:
+    found: list[DrawnBlock] = []
+    room = MOST_DRAWN
+    for block in blocks:
+        if room <= 0:
+            break
+        made = drawn(block, tags, colour) if block.drawable else Drawn("", 0.0)
+        room -= len(made.svg)
+        found.append(DrawnBlock(block.name, made.svg, made.width, len(block.layers), block.repeats, block.turn))
+    return tuple(found)
 
 
 def _groups(found: Findings, before: Cost, tags: Mapping[str, str], colour: Mapping[str, int]) -> tuple[GroupRow, ...]:

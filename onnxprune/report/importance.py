@@ -1,7 +1,7 @@
 """What the criterion said of each group's units, and which of them went.
 
 Where all that went was worth less than all that stayed, the threshold lies halfway between the two; a plan made in
-several steps, or by hand, need not have one.
+several steps, or by hand, need not have one. Where there is no plan, it is that of an example: the lowest 30 %.
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.coupling import Coupling, Group, Indices
 from onnxprune.plan import Plan
 from onnxprune.scores import Scores
 
+Values = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
 MOST_BINS = 24
+EXAMPLE = 0.3
+"""The share of a group's units that lie below the threshold while nothing was decided."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Histogram:
     """Units that stay, in bins of equal width from `low` to `high`."""
     cut: tuple[int, ...]
     threshold: float | None
-    """None: nothing went, or not the lowest."""
+    """None: nothing of this group went, or not the lowest."""
 
 
 def histograms(coupling: Coupling, scores: Scores, plan: Plan | None) -> list[Histogram]:
@@ -41,7 +47,10 @@ def histograms(coupling: Coupling, scores: Scores, plan: Plan | None) -> list[Hi
     for group in coupling.groups:
         values = scores.by_group.get(group.name)
         if values is not None and group.size > 1 and len(values) == group.size:
-            found.append(_histogram(group, np.asarray(values, np.float64), gone.get(group.name)))
+            worth = np.asarray(values, np.float64)
+            out = np.isin(np.arange(group.size), gone.get(group.name, ()))
+            line = _threshold(worth, out) if plan is not None else _threshold(worth, _lowest(worth))
+            found.append(_histogram(group, worth, out, line))
     return sorted(found, key=lambda each: -each.removed / each.units)
 
 
@@ -60,10 +69,7 @@ def removed_units(coupling: Coupling, plan: Plan) -> Mapping[str, Indices]:
     return found
 
 
-def _histogram(group: Group, values: np.ndarray, gone: Indices | None) -> Histogram:
-    out = np.zeros(group.size, bool)
-    if gone is not None:
-        out[gone] = True
+def _histogram(group: Group, values: Values, out: Flags, threshold: float | None) -> Histogram:
     bins = int(np.clip(group.size // 2, 6, MOST_BINS))
     low, high = float(values.min()), float(values.max())
     if high <= low:
@@ -77,11 +83,17 @@ def _histogram(group: Group, values: np.ndarray, gone: Indices | None) -> Histog
         high=high,
         kept=tuple(np.histogram(values[~out], edges)[0].tolist()),
         cut=tuple(np.histogram(values[out], edges)[0].tolist()),
-        threshold=_threshold(values, out),
+        threshold=threshold,
     )
 
 
-def _threshold(values: np.ndarray, out: np.ndarray) -> float | None:
+def _lowest(values: Values) -> Flags:
+    out = np.zeros(len(values), bool)
+    out[np.argsort(values, kind="stable")[: min(len(values) - 1, max(1, round(EXAMPLE * len(values))))]] = True
+    return out
+
+
+def _threshold(values: Values, out: Flags) -> float | None:
     if not out.any() or out.all():
         return None
     last, first = float(values[out].max()), float(values[~out].min())

@@ -135,18 +135,21 @@ def _split(places: Sequence[Place], edges: Sequence[tuple[int, int]]) -> Iterato
     farthest = list(range(len(places)))
     for a, b in edges:
         farthest[a] = max(farthest[a], b)
+    leading: list[list[int]] = [[] for _ in places]
+    for a, b in edges:
+        leading[b].append(a)
     start, reach = 0, 0
     for at in range(len(places)):
         if reach <= at:
-            yield _block(places, edges, start, at + 1)
+            yield _block(places, leading, start, at + 1)
             start = at + 1
         reach = max(reach, farthest[at])
     if start < len(places):
-        yield _block(places, edges, start, len(places))
+        yield _block(places, leading, start, len(places))
 
 
-def _block(places: Sequence[Place], edges: Sequence[tuple[int, int]], start: int, stop: int) -> Block:
-    inner = [(a - start if a >= start else -1, b - start) for a, b in edges if start <= b < stop]
+def _block(places: Sequence[Place], leading: Sequence[Sequence[int]], start: int, stop: int) -> Block:
+    inner = [(a - start if a >= start else -1, b - start) for b in range(start, stop) for a in leading[b]]
     return Block(tuple(places[start:stop]), tuple(dict.fromkeys(inner)))
 
 

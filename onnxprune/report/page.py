@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from onnxprune.freezes import Freeze
 from onnxprune.report.charts import Chart
@@ -152,6 +153,8 @@ class Page:
     measures: tuple[Measure, ...]
     verdict: Verdict | None
     blocks: tuple[DrawnBlock, ...]
+    further_blocks: int
+    """For which there was no room."""
     groups: tuple[GroupRow, ...]
     skyline: Chart
     layers: tuple[LayerRow, ...]
@@ -171,9 +174,14 @@ class Page:
         """Whether there is an after."""
         return self.kind == PRUNING
 
-    @property
+    @cached_property
     def is_timed(self) -> bool:
         return any(row.ms is not None for row in self.layers)
+
+    @cached_property
+    def largest_group(self) -> float:
+        """The share of the MACs that it holds: how long the longest bar is."""
+        return max((row.macs_share for row in self.groups), default=0.0) or 1.0
 
 
 PRUNING = "Pruning report"
