@@ -73,12 +73,11 @@ def dampened(model: Model, coupling: Coupling, group: str, unit: int, by: float)
     return model.replace(weights=weights)
 
 
-@pytest.mark.parametrize("criterion", ["taylor", "group_fisher"])
-def test_it_is_the_derivative_by_the_channel_of_every_sample_s_loss(criterion: str) -> None:
-    model, batches = residual(), labelled(24, 3, 6, 6)
+def assert_derivatives(model: Model, batches: list[Batch], criterion: str, groups: dict[str, int]) -> None:
+    """Scores are what the losses of the samples say when one channel after the other is turned up and down."""
     coupling = analyze(model, strict=True)
     scores = gradient_scores(model, coupling, criterion, batches)
-    assert {name: len(each) for name, each in scores.by_group.items()} == {"stem": 6, "up": 8}
+    assert {name: len(each) for name, each in scores.by_group.items()} == groups
     step = 1e-2
     for name, found in scores.by_group.items():
         for unit in range(len(found)):
@@ -87,6 +86,46 @@ def test_it_is_the_derivative_by_the_channel_of_every_sample_s_loss(criterion: s
             expected = np.abs(slope).mean() if criterion == "taylor" else np.square(slope).mean() / 2
             assert expected > 1e-6
             assert found[unit] == pytest.approx(expected, rel=0.05, abs=1e-6), (name, unit)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "group_fisher"])
+def test_it_is_the_derivative_by_the_channel_of_every_sample_s_loss(criterion: str) -> None:
+    assert_derivatives(residual(), labelled(24, 3, 6, 6), criterion, {"stem": 6, "up": 8})
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "group_fisher"])
+def test_layers_that_share_a_weight_read_a_channel_once_each(criterion: str) -> None:
+    """The head of a detector, on two levels: without the second one scores are others."""
+    n = Net()
+    x = n.op("Relu", n.conv(n.image("batch", 3, 6, 6), 6, 3, name="stem"))
+    w, b = n.weight(4, 6, 1, 1, name="head.weight"), n.weight(4, name="head.bias", scale=0.5)
+    levels = [
+        n.op("Conv", each, w, b, kernel_shape=[1, 1]) for each in (x, n.op("AveragePool", x, kernel_shape=[3, 3]))
+    ]
+    means = [n.op("Flatten", n.op("GlobalAveragePool", n.op("Relu", level))) for level in levels]
+    n.output(n.gemm(n.op("Mul", *means), CLASSES, name="last"))
+    assert_derivatives(prepared(n.proto()), labelled(24, 3, 6, 6), criterion, {"stem": 6, "head": 4})
+
+
+def test_a_weight_that_is_transposed_on_the_way_is_asked_as_well() -> None:
+    n = Net()
+    x = n.op("Relu", n.linear(n.image("batch", 3, 7), 6, name="first"))
+    y = n.op("MatMul", x, n.transpose(n.weight(CLASSES, 6, name="last.weight"), 1, 0))
+    n.output(n.reduce("ReduceMean", y, 1, keepdims=0))
+    assert_derivatives(prepared(n.proto()), labelled(24, 3, 7), "group_fisher", {"first": 6})
+
+
+def test_a_weight_that_something_else_reads_is_not_asked() -> None:
+    """An embedding that is also the last layer is left whole, not scored by a part of what it does."""
+    n = Net()
+    x = n.op("Relu", n.linear(n.image("batch", 3, 7), 6, name="first"))
+    w = n.weight(6, 6, name="twice.weight")
+    y = n.op("MatMul", n.op("Relu", n.op("MatMul", x, w)), n.transpose(w, 1, 0))
+    n.output(n.linear(n.reduce("ReduceMean", n.op("Relu", y), 1, keepdims=0), CLASSES, name="last"))
+    model = prepared(n.proto())
+    (batch,) = labelled(4, 3, 7)
+    rows = next(gradients(model, [batch], gates={"twice.weight": "MatMul", "last.weight": "MatMul"}))
+    assert set(rows.gates) == {"last.weight"}
 
 
 def test_coupled_layers_are_added_before_they_are_squared() -> None:

@@ -5,7 +5,8 @@ In front of every layer that reads channels stands a gate of ones, one for each 
     x ──► * gate ──► Conv, W        d loss / d gate = sum over positions of x * (d loss / d x, through this layer alone)
 
 Closing the gates of all layers that read a channel is removing the channel. So their gradients, added up, say to first
-order what its removal does to the loss of each sample, and no activation need be kept for it.
+order what its removal does to the loss of each sample, and no activation need be kept for it. Layers that share a
+weight, as the heads of a detector do from level to level, read the channel once each.
 
 The loss of a sample is the cross entropy with its label; without labels, with a class that is drawn from the model's
 own probabilities; and where the outputs are no classes, noise times outputs. Comparing the outputs with themselves
@@ -66,14 +67,14 @@ def gradients(
     placed = _gated(module, {origin.keys[name]: (name, op) for name, op in gates.items() if name in origin.keys})
     generator = torch.Generator().manual_seed(seed)
     for batch in data:
-        for gate in placed.values():
+        for gate in (gate for shared in placed.values() for gate in shared):
             gate.samples = batch.count + batch.spare
         made = module(*(weights.from_array(batch.feeds[name]) for name in origin.inputs))
         outputs = made if isinstance(made, tuple) else (made,)
         if not all(bool(each.isfinite().all()) for each in outputs if each.is_floating_point()):
             raise NotFinite("on this data the outputs hold NaN or Inf: repair the model, or leave such samples out")
         loss = _loss(outputs, batch, generator)
-        leaves = [gate.gate for gate in placed.values() if gate.gate is not None]
+        leaves = [gate.gate for shared in placed.values() for gate in shared if gate.gate is not None]
         wanted = [*leaves, *trained.values()]
         if not wanted or not loss.requires_grad:
             raise UserError("no channel has an influence on the outputs that can be differentiated")
@@ -81,7 +82,7 @@ def gradients(
         by_leaf = dict(zip(map(id, wanted), found, strict=True))
         yield Gradients(
             batch.count,
-            {name: _rows(by_leaf[id(gate.gate)], gate) for name, gate in placed.items() if gate.gate is not None},
+            {name: _added(_rows(by_leaf[id(gate.gate)], gate) for gate in shared) for name, shared in placed.items()},
             {name: _array(by_leaf[id(each)], each) for name, each in trained.items()},
         )
 
@@ -109,25 +110,35 @@ class _Gate(nn.Module):
         return (x.reshape(self.samples, rows, *x.shape[1:]) * self.gate).reshape(x.shape)
 
 
-def _gated(module: fx.GraphModule, layers: Mapping[str, tuple[str, str]]) -> dict[str, _Gate]:
+def _gated(module: fx.GraphModule, layers: Mapping[str, tuple[str, str]]) -> dict[str, list[_Gate]]:
     """Put gates in front of the layers with these weights, by their keys."""
-    found: dict[str, _Gate] = {}
+    found: dict[str, list[_Gate]] = {}
+    count = 0
     for node in list(module.graph.nodes):
         if node.op != "get_attr" or node.target not in layers:
             continue
         name, op = layers[str(node.target)]
-        users = [user for user in node.users if len(user.args) > 1 and user.args[1] is node]
-        # of a weight with two readers the gates would have to be told apart
-        if len(node.users) != 1 or not users or not isinstance(users[0].args[0], fx.Node):
-            continue
-        place = f"_gate_{len(found)}"
-        found[name] = _Gate(1 if op in _CONVOLUTIONS else -1)
-        module.add_submodule(place, found[name])
-        with module.graph.inserting_before(users[0]):
-            gated = module.graph.call_module(place, (users[0].args[0],))
-        users[0].args = (gated, *users[0].args[1:])
+        for reader in _readers(node):
+            gate, place = _Gate(1 if op in _CONVOLUTIONS else -1), f"_gate_{count}"
+            count += 1
+            found.setdefault(name, []).append(gate)
+            module.add_submodule(place, gate)
+            with module.graph.inserting_before(reader):
+                gated = module.graph.call_module(place, (reader.args[0],))
+            reader.args = (gated, *reader.args[1:])
     module.recompile()
     return found
+
+
+def _readers(weight: fx.Node) -> list[fx.Node]:
+    """The layers that multiply by a weight, or all of them by it transposed; none where anything else reads it, too."""
+    users = list(weight.users)
+    if len(users) == 1 and users[0].target is torch.permute:
+        return _readers(users[0])
+    alike = len({user.target for user in users}) == 1
+    layers = [user for user in users if len(user.args) > 1 and user.args[1] is weight]
+    read = [user for user in layers if isinstance(user.args[0], fx.Node) and user.args[0] is not weight]
+    return read if alike and len(read) == len(users) else []
 
 
 def _loss(outputs: tuple[torch.Tensor, ...], batch: Batch, generator: torch.Generator) -> torch.Tensor:
@@ -165,6 +176,14 @@ def _rows(gradient: torch.Tensor | None, gate: _Gate) -> Array:
     size = gate.gate.shape[gate.axis if gate.axis < 0 else gate.axis + (gate.gate.shape[0] == gate.samples)]
     found = torch.zeros_like(gate.gate) if gradient is None else gradient
     return found.reshape(-1, size).double().numpy()
+
+
+def _added(parts: Iterable[Array]) -> Array:
+    """Sample by sample; where one cannot tell them apart, none may."""
+    rows = [*parts]
+    if len({len(each) for each in rows}) > 1:
+        rows = [each.sum(axis=0, keepdims=True) for each in rows]
+    return np.asarray(np.sum(rows, axis=0))
 
 
 def _array(gradient: torch.Tensor | None, like: torch.Tensor) -> Array:
