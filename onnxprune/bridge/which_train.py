@@ -134,13 +134,15 @@ class _Uses:
         self.fixed: set[str] = set(model.weights)
         """Values that depend on weights alone."""
         self.learned: set[str] = set()
-        """Values that depend on a layer and on an input."""
+        """Values that a layer computes from an input; not how many there are, and what is decided by them."""
         for node in self.nodes:
             names = [*filter(None, node.input), *(name for graph in subgraphs(node) for name in captured(graph))]
             for place, name in enumerate(node.input):
                 self.readers.setdefault(name, []).append((node, place))
             if names and self.fixed.issuperset(names):
                 self.fixed.update(node.output)
+            elif node.op_type in _DECISIONS:
+                continue
             elif self.learned.intersection(names) or self._is_layer(node) or subgraphs(node):
                 self.learned.update(node.output)
                 self.learned.update(value.name for graph in subgraphs(node) for value in graph.input)

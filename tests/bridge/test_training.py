@@ -244,6 +244,19 @@ def test_what_only_a_decision_reads_does_not_train(tmp_path: Path) -> None:
     assert "no gradient comes back" in decided["gate"].why
 
 
+def test_what_is_added_to_places_that_a_size_gives_does_not_train(tmp_path: Path) -> None:
+    """Anchors of a detector: where they lie follows from how large the features are, not from what they hold."""
+    net = Net()
+    x = net.conv(net.image(), 4, name="stem")
+    places = net.op("Cast", net.op("Shape", x), to=TensorProto.FLOAT)
+    boxes = net.op("Add", net.op("Reshape", places, net.ints(1, 1, 4)), net.weight(1, 3, 4, name="anchors"))
+    net.output(net.op("ReduceSum", boxes, keepdims=1))
+    net.output(x)
+    decided = {role.name: role for role in roles(loaded(net.proto(), tmp_path))}
+    assert not decided["anchors"].trains
+    assert decided["stem.weight"].trains
+
+
 def test_compiled_in_one_piece(tmp_path: Path) -> None:
     import nets
 
