@@ -8,18 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 from onnxprune.cli.arguments import Parser, file_name, positive
-from onnxprune.data import Dataset, Request, reopened
+from onnxprune.data import Dataset, Request, holds_images, reopened
 from onnxprune.dims import Dims
-from onnxprune.errors import NoData, UserError
+from onnxprune.errors import NoData
 from onnxprune.gradient_criteria import ASKING
 from onnxprune.model import Model
 from onnxprune.passes.compensate import MAKE_UPS
 from onnxprune.preprocess import COLORS, LAYOUTS, Preprocess, read_preprocess
+from onnxprune.synthetic import WITHOUT_DATA
 
 EMBEDDED = "onnxprune.models_zoo.digits:held_out"
 """The data of the network that is shipped."""
-WITHOUT_DATA = 512
-"""Synthetic samples."""
+CALIBRATION = 1024
+"""Samples of `--calib`, where their number is not said."""
+BATCH = 32
+"""Likewise, of a run."""
 SEEN = "onnxprune.models_zoo.digits:seen"
 """What it may be calibrated on."""
 _IMAGES = ("mean", "std", "size", "layout", "color")
@@ -42,7 +45,10 @@ def add(parser: Parser) -> None:
 def _add_reading(group: Any) -> None:
     """How batches are made, and how images become what the model takes."""
     group.add_argument(
-        "--batch", metavar="N", type=positive, default=32, help="samples per run, where the model leaves that open"
+        "--batch",
+        metavar="N",
+        type=positive,
+        help=f"samples per run, where the model leaves that open (default: {BATCH})",
     )
     _add_images(group)
 
@@ -97,13 +103,12 @@ def add_calibration(parser: Parser) -> None:
     group.add_argument(
         "--compensate",
         choices=MAKE_UPS,
-        default="sequential",
         help="by what: least squares, layer after layer (sequential, default); the same from what the original alone "
         "computes (one-pass: quicker, but worse); mean and variance of each channel brought back (bn); or none: the "
         "data is for the criterion alone",
     )
     group.add_argument(
-        "--calib-samples", metavar="N", type=positive, default=1024, help="use so many at most (default: 1024)"
+        "--calib-samples", metavar="N", type=positive, help=f"use so many at most (default: {CALIBRATION})"
     )
 
 
@@ -132,18 +137,22 @@ def samples(args: Namespace) -> Request:
 
 def calibration(args: Namespace, *, embedded: bool) -> Request | None:
     """What to calibrate on. The network that is shipped has data for criteria that ask some."""
+    limit = args.calib_samples
     if isinstance(args.calib, Request):
-        return _changed(args.calib, args, args.calib.limit or args.calib_samples)
+        return _changed(args.calib, args, limit or args.calib.limit or CALIBRATION)
     spec = args.calib or (SEEN if embedded and args.criterion in ("auto", *ASKING) else None)
-    if spec is None and args.compensate not in ("sequential", "none"):
-        raise UserError(f"--compensate {args.compensate} asks for data: name some, --calib photos/, or --calib none")
+    if spec is None and args.compensate not in (None, "none"):
+        raise NoData(f"--compensate {args.compensate} asks for data: name some, --calib photos/, or --calib none")
+    if spec is None and limit is not None:
+        raise NoData("--calib-samples says how much of --calib is used: name it, too")
     return _calibration(args, spec) if spec else None
 
 
 def _calibration(args: Namespace, spec: str) -> Request:
+    limit = args.calib_samples or CALIBRATION
     if spec == "none":
-        return Request(f"synthetic:{min(args.calib_samples, WITHOUT_DATA)}", batch=args.batch)
-    return Request(spec, _preprocess(args), args.calib_samples, args.batch)
+        return _request(args, f"synthetic:{min(limit, WITHOUT_DATA)}", None)
+    return _request(args, spec, limit)
 
 
 def asked(args: Namespace, *, embedded: bool) -> Request:
@@ -152,13 +161,35 @@ def asked(args: Namespace, *, embedded: bool) -> Request:
         raise NoData("name the data: --data photos/, x.npz, module:function or random:64")
     if isinstance(args.data, Request):
         return _changed(args.data, args, args.limit or args.data.limit)
-    return Request(args.data or EMBEDDED, _preprocess(args), args.limit, args.batch)
+    return _request(args, args.data or EMBEDDED, args.limit)
+
+
+def _request(args: Namespace, spec: str, limit: int | None) -> Request:
+    how = _preprocess(args) if _for_images(args, spec) else None
+    return Request(spec, how, limit, args.batch or BATCH)
 
 
 def _changed(request: Request, args: Namespace, limit: int | None) -> Request:
-    """Data from a file of options, with what the command line says of images."""
-    given = any(getattr(args, name) is not None for name in (*_IMAGES, "preprocess"))
-    return replace(request, limit=limit, preprocess=_preprocess(args) if given else request.preprocess)
+    """Data from a file of options, with what the command line says of images and batches."""
+    how = _preprocess(args) if _images(args) and _for_images(args, request.spec) else request.preprocess
+    return replace(request, limit=limit, preprocess=how, batch=args.batch or request.batch)
+
+
+def _for_images(args: Namespace, spec: str) -> bool:
+    """Whether the options of images are for this data: where other data are images and these are none, they are not."""
+    given = [getattr(args, name, None) for name in ("data", "calib")]  # not every command has both
+    named = [getattr(each, "spec", each) for each in given if each is not None]
+    return holds_images(spec) or not any(map(holds_images, named))
+
+
+def check_images(args: Namespace) -> None:
+    """Refuse options of images where no data is named."""
+    if _images(args) and args.data is None and args.calib is None:
+        raise NoData("mean, std, size, layout and color are for images: name some, --data photos/ or --calib photos/")
+
+
+def _images(args: Namespace) -> bool:
+    return any(getattr(args, name) is not None for name in (*_IMAGES, "preprocess"))
 
 
 def _preprocess(args: Namespace) -> Preprocess:

@@ -8,7 +8,7 @@ Everything that can be refused is refused before the first of these; whatever fa
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,8 +82,12 @@ class Notes(Observer):
         self.found: list[str] = []
 
     def after(self, step: Pass, state: State, seconds: float) -> None:
-        if "plan" in step.gives or isinstance(step, MakeUp):
-            self.found += [note for note in state.notes if note not in self.found]
+        if not {"scores", "plan"}.isdisjoint(step.gives) or isinstance(step, MakeUp):
+            self.add(state.notes)
+
+    def add(self, notes: Iterable[str]) -> None:
+        """Each once."""
+        self.found += [note for note in dict.fromkeys(notes) if note not in self.found]
 
 
 class Skipped(Observer):
@@ -176,6 +180,7 @@ def produce(
                 observers.append(PlanFile(job.plan, pending, kept))
             state = PassManager(_passes(job, makers, measured, args, source, activity), observers).run(source.model)
         activity.step("counting")
+        notes.add(note for each in kept.found or () for note in each.notes)
         found = replace(_outcome(job, source, state, kept), notes=notes.found)
     for reason in dict.fromkeys(reason.sentence for reason in skipped.reasons.values()):
         talk.note(f"left whole: {reason}")
@@ -197,7 +202,8 @@ def _passes(
     passes.append(Verify(mode=args.verify, dims=source.dims, threads=args.threads))
     if measured is not None and measured.calib is not None:
         made_up = make_up(measured.compensate, measured.calib, args.threads, activity.part)
-        passes += [_sized(step, source, timed) for step in made_up]
+        judged = [replace(step, judge=measured.data, metric=measured.metric) for step in made_up]
+        passes += [_sized(step, source, timed) for step in judged]
     if args.verify == "numeric" and not args.no_bench:
         passes.append(Bench(threads=args.threads, dims=timed, seconds=BENCH_SECONDS))
     return [*passes, Save(job.output)]
@@ -206,7 +212,10 @@ def _passes(
 def _sized(step: Pass, source: Source, timed: Mapping[str, int]) -> Pass:
     """The pass, told the sizes of free dimensions."""
     dims = tuple(source.dims.items())
-    if isinstance(step, Score | MakeUp) and step.data is not None:
+    if isinstance(step, MakeUp):
+        judge = replace(step.judge, dims=dims) if step.judge is not None else None
+        return replace(step, data=replace(step.data, dims=dims), judge=judge)
+    if isinstance(step, Score) and step.data is not None:
         return replace(step, data=replace(step.data, dims=dims))
     if isinstance(step, Select):
         return replace(step, dims=source.dims, timed_dims=timed)

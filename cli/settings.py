@@ -20,6 +20,7 @@ from onnxprune.errors import NoData, UserError
 from onnxprune.gradient_criteria import ASKING, GRADIENT_CRITERIA
 from onnxprune.names import suggest
 from onnxprune.passes import Choose, Score, Select, Spare, Steps, Verify
+from onnxprune.passes.compensate import MAKE_UPS
 from onnxprune.pipeline import Checked, Pass
 from onnxprune.reconstruction import DATA_CRITERIA
 from onnxprune.schedule import SCHEDULES
@@ -199,7 +200,12 @@ def decided(args: Namespace) -> Settings:
     schedule = args.schedule or "linear"
     check_steps(steps, schedule)
     _check_together(args, steps)
+    if args.compensate not in (None, *MAKE_UPS):
+        known = f"{suggest(args.compensate, MAKE_UPS)} (there are: {', '.join(MAKE_UPS)})"
+        raise UserError(f"unknown way to compensate {args.compensate!r}{known}")
     calib = data_arguments.calibration(args, embedded=not args.model)
+    if args.model:
+        data_arguments.check_images(args)
     if args.layers and args.model and calib is None and args.data is None:
         raise UserError("--layers compares both models on data: name some, --data photos/ or --calib photos/")
     auto = given.get("criterion") == "auto"
@@ -229,7 +235,7 @@ def decided(args: Namespace) -> Settings:
         calib,
         calib if auto else None,
         args.folder,
-        args.compensate,
+        args.compensate or "sequential",
         args.layers,
     )
     for step in found.makers("off", 1, lambda line: None):

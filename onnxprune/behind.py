@@ -1,20 +1,26 @@
-"""Which layers follow something that was cut, so that their weights may have something to make up for."""
+"""Which layers follow something that was cut, so that their weights may have something to make up for, and which of
+them cannot be solved, and why.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import onnx
+
 from onnxprune.consumers import Consumers
 from onnxprune.linear_layers import Layer, layers, sum_behind
 from onnxprune.model import Model
 from onnxprune.plan import Plan
 from onnxprune.rectified import Shown, shown
-from onnxprune.recurrent_layers import recurrent_layers
+from onnxprune.recurrent_layers import RECURRENT, recurrent_layers
 from onnxprune.walk import reads
 
 _OWN = frozenset(["out", "scale", "shift", "keep"])
 """Roles of weights in which each channel has entries of its own."""
+_HANDING = frozenset(["Cast", "DequantizeLinear", "Identity", "Reshape", "Transpose"])
+"""What may stand between a weight and the layer that reads it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +65,39 @@ def tasks(original: Model, pruned: Model, plan: Plan) -> list[Task]:
         if layer.x in behind or layer.weight in lacking:
             found.append(Task(layer, at, None, layer.weight in lacking, {}, recurrent=True))
     return sorted(found, key=lambda task: task.at)
+
+
+def left_alone(pruned: Model, plan: Plan) -> dict[str, list[str]]:
+    """By why: the layers that have lost inputs and are in no form that can be solved, by their nodes."""
+    uses = Consumers(pruned)
+    solvable = {layer.weight for layer in layers(pruned)} | {layer.weight for _, layer in recurrent_layers(pruned)}
+    lost = {slot.tensor for cut in plan.cuts for slot in cut.slots if slot.role == "in"} - solvable
+    found: dict[str, dict[str, None]] = {}
+    for node in pruned.graph.node:
+        for name in lost.intersection(reads(node)).intersection(pruned.weights):
+            there = _layer_behind(node, uses)
+            found.setdefault(_why(name, there, uses), {})[there.name or there.output[0]] = None
+    return {why: list(names) for why, names in found.items()}
+
+
+def _layer_behind(node: onnx.NodeProto, uses: Consumers) -> onnx.NodeProto:
+    """The node itself, or what reads the weight that it makes of another one."""
+    following: onnx.NodeProto | None = node
+    while following is not None and following.op_type in _HANDING:
+        node, following = following, uses.only(following.output[0])
+    return node if following is None else following
+
+
+def _why(weight: str, node: onnx.NodeProto, uses: Consumers) -> str:
+    if node.domain not in ("", "ai.onnx"):
+        return f"{node.op_type} of {node.domain}"
+    if uses.weights[weight].dtype != onnx.TensorProto.FLOAT:
+        return "weights that are not float32"
+    if uses.count[weight] > 1:
+        return "weights that something else reads, too"
+    if node.op_type in RECURRENT:
+        return "what recurrent layers make of their past"
+    return "forms that are not known"
 
 
 def _lacking(model: Model, plan: Plan) -> set[str]:

@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ from onnxprune.arrays import LABELS, array_files, is_array
 from onnxprune.batches import Batch, Chunk, batched, fitted, limited
 from onnxprune.dims import Dims
 from onnxprune.errors import UnfitData, UserError
-from onnxprune.form import Form, form_of
+from onnxprune.form import Form, form_of, missing
 from onnxprune.functions import function_of, is_function_name, theirs
 from onnxprune.images import ImageFiles, image_files, is_image
 from onnxprune.inputs import random_feeds, runnable_feeds
@@ -60,6 +60,20 @@ class Request:
     """For `random`."""
     dims: tuple[tuple[str, int], ...] = ()
     """Sizes of free dimensions."""
+
+    def __post_init__(self) -> None:
+        for name, number, least in (("limit", self.limit, 1), ("batch", self.batch, 1), ("seed", self.seed, 0)):
+            if not (number is None and name == "limit") and not (is_whole(number) and number >= least):
+                raise UserError(f"{name} must be a whole number, {least} or more, not {number!r}")
+
+
+def holds_images(spec: str) -> bool:
+    """Whether it is a folder or an archive that images are looked for in."""
+    path = Path(spec)
+    try:
+        return path.suffix.lower() == ".zip" if not path.is_dir() else not any(map(is_array, path.iterdir()))
+    except (OSError, ValueError):
+        return False
 
 
 def is_generated(spec: str) -> bool:
@@ -152,6 +166,11 @@ class Dataset:
         """What to know; complete after a pass."""
         return self.source.notes()
 
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What to know of data that somebody has: what of it was not read, say."""
+        return () if is_generated(self.request.spec) else tuple(self.notes)
+
 
 def open_data(
     spec: str | os.PathLike[str],
@@ -165,9 +184,6 @@ def open_data(
 ) -> Dataset:
     """Data for a model: a path, `module:function`, `random[:N]`, `synthetic[:N]`. Each iteration reads anew."""
     expect_model(model, "open_data")
-    for name, number, least in (("limit", limit, 1), ("batch", batch, 1), ("seed", seed, 0)):
-        if not (number is None and name == "limit") and not (is_whole(number) and number >= least):
-            raise UserError(f"{name} must be a whole number, {least} or more, not {number!r}")
     bound = tuple((dims or {}).items())
     return reopened(Request(os.fspath(spec), preprocess, limit, batch, seed, bound), model)
 
@@ -270,7 +286,11 @@ class Calls:
 
     def chunks(self, size: int) -> Iterator[Chunk]:
         with theirs(self.name):
-            batches = iter(function_of(self.name)())
+            made = function_of(self.name)()
+        if not isinstance(made, Iterable) and not hasattr(made, "__getitem__"):
+            raise UnfitData(f"{self.name!r} gives {type(made).__name__}, which holds no batches: it must yield them")
+        with theirs(self.name):
+            batches = iter(made)
         for number in itertools.count():
             with theirs(self.name):
                 try:
@@ -284,10 +304,13 @@ class Calls:
         feeds, labels = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
         if not isinstance(feeds, Mapping):
             feeds = {self.form.only(where).name: feeds}
-        inputs = {x.name for x in self.form.inputs}
+        inputs = [x.name for x in self.form.inputs]
         if labels is None:
             labels = next((feeds[name] for name in LABELS if name in feeds and name not in inputs), None)
-        arrays = {name: np.asarray(array) for name, array in feeds.items() if name in inputs}
+        for name in inputs:
+            if name not in feeds:
+                raise missing(self.form, name, list(map(str, feeds)), where)
+        arrays = {name: np.asarray(feeds[name]) for name in inputs}
         return Chunk(arrays, None if labels is None else np.asarray(labels), where)
 
 

@@ -1,7 +1,8 @@
 """How good a model is on data, and how near to the original, in one pass that holds one batch at a time.
 
     top1, top5   samples whose label is the largest output, or among the five largest
-    agreement    samples on which both models have the same largest output
+    agreement    samples on which both models have the same largest output; of models whose outputs are no floats, the
+                 same outputs
     deviation    sqrt(sum |y - y0|^2 / sum |y0|^2), over all samples; the mean over the outputs
     cosine       sum y y0 / sqrt(sum y^2 * sum y0^2); likewise
     sqnr_db      10 log10(sum |y0|^2 / sum |y - y0|^2); likewise
@@ -27,6 +28,7 @@ from onnxprune.errors import NotFinite, UnfitData, UserError
 from onnxprune.functions import function_of, is_function_name, theirs
 from onnxprune.model import Model, expect_model
 from onnxprune.shown import Shown
+from onnxprune.walk import origin
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
@@ -78,7 +80,7 @@ class Reference:
             return kept
         if self._session is None:
             self._session = runtime.session(self.model, threads=self.threads)
-        made = _counted(runtime.run(self._session, batch.feeds), batch, "the original")
+        made = _counted(self.model, runtime.run(self._session, batch.feeds), batch, "the original")
         size = sum(array.nbytes for array in made.values())
         if size <= self._room:
             self._room -= size
@@ -92,18 +94,22 @@ def evaluate(
     *,
     original: Model | Reference | None = None,
     metric: str | Metric | None = None,
+    labels: bool = True,
     threads: int = 1,
 ) -> Evaluation:
-    """Run a model on data; with an `original`, also compare the two. A `Reference` serves for many models."""
+    """Run a model on data; with an `original`, also compare the two. A `Reference` serves for many models.
+
+    Without `labels`, those that the data has are not looked at: of data to calibrate on they may be any.
+    """
     expect_model(model, "evaluate")
     if isinstance(original, Model):
         original = Reference(original, dataset, threads=threads)
     if original is not None and original.dataset is not dataset:
         raise UserError("the original's outputs are of other data than that to evaluate on")
     session = runtime.session(model, threads=threads)
-    figures = _Figures(_metric(metric))
+    figures = _Figures(_metric(metric), labels)
     for index, batch in enumerate(dataset):
-        outputs = _counted(runtime.run(session, batch.feeds), batch, "the model")
+        outputs = _counted(model, runtime.run(session, batch.feeds), batch, "the model")
         figures.add(batch, outputs, None if original is None else original.outputs(index, batch))
     return figures.found(dataset.classes, dataset.notes)
 
@@ -144,8 +150,8 @@ class _Sums:
 class _Figures:
     """What is summed up from batch to batch."""
 
-    def __init__(self, metric: Metric | None) -> None:
-        self.metric, self.measured = metric, 0.0
+    def __init__(self, metric: Metric | None, labels: bool) -> None:
+        self.metric, self.measured, self.labels = metric, 0.0, labels
         self.samples = self.labelled = self.first = self.among = self.compared = self.same = self.classes = 0
         self.sums: dict[str, _Sums] = {}
         self.notes: dict[str, None] = {}
@@ -154,14 +160,17 @@ class _Figures:
     def add(self, batch: Batch, outputs: Outputs, original: Outputs | None) -> None:
         self.samples += batch.count
         logits = _logits(outputs, batch.count)
-        if batch.labels is not None and logits is not None:
+        if self.labels and batch.labels is not None and logits is not None:
             self._label(batch.labels, logits)
         if original is not None:
             self._compare(outputs, original)
             other = _logits(original, batch.count)
+            alike = _alike(outputs, original, batch.count)
             if logits is not None and other is not None:
+                alike = logits.argmax(axis=1) == other.argmax(axis=1)
+            if alike is not None:
                 self.compared += batch.count
-                self.same += int((logits.argmax(axis=1) == other.argmax(axis=1)).sum())
+                self.same += int(alike.sum())
         if self.metric is not None:
             self.measured += batch.count * self.metric(dict(outputs), batch.labels)
 
@@ -210,7 +219,7 @@ class _Figures:
         )
 
 
-def _counted(outputs: Mapping[str, Any], batch: Batch, whose: str) -> dict[str, Array]:
+def _counted(model: Model, outputs: Mapping[str, Any], batch: Batch, whose: str) -> dict[str, Array]:
     """The outputs without what the copies at a batch's end made; an output in which that cannot be told apart goes."""
     found: dict[str, Array] = {}
     for name, array in outputs.items():
@@ -221,7 +230,7 @@ def _counted(outputs: Mapping[str, Any], batch: Batch, whose: str) -> dict[str, 
                 continue
             array = array[: batch.count]
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise NotFinite(f"output {name!r} of {whose} holds NaN or Inf")
+            raise NotFinite(f"output {name!r} of {whose} holds NaN or Inf, first in {origin(model, batch, name)}")
         found[name] = array
     return found
 
@@ -233,6 +242,17 @@ def _logits(outputs: Outputs, count: int) -> Array | None:
         if array.dtype.kind == "f" and array.ndim > 1 and len(array) == count and len(wide) == 1:
             return array.reshape(count, wide[0])
     return None
+
+
+def _alike(outputs: Outputs, original: Outputs, count: int) -> NDArray[np.bool_] | None:
+    """(samples,): where all outputs are the same; None: some are floats, or have no samples."""
+    same = np.ones(count, bool)
+    for name, other in original.items():
+        own = outputs.get(name)
+        if own is None or other.dtype.kind == "f" or own.shape != other.shape or other.shape[:1] != (count,):
+            return None
+        same &= (own == other).reshape(count, -1).all(axis=1)
+    return same if original else None
 
 
 def _ranks(logits: Array, labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -82,8 +82,8 @@ def fit(form: Form, arrays: Mapping[str, Array], where: str) -> Feeds:
 
 def missing(form: Form, name: str, there: list[str], where: str) -> UserError:
     """What to say where an input has no array."""
-    listed = ", ".join(map(repr, there[:8])) or "nothing"
-    return UnfitData(f"{where} has no array {name!r}, only {listed}{suggest(name, there)}; the model takes {form}")
+    listed = f"only {', '.join(map(repr, there[:8]))}" if there else "nor any other"
+    return UnfitData(f"{where} has no array {name!r}, {listed}{suggest(name, there)}; the model takes {form}")
 
 
 def _size(x: Input, axis: int, dims: Dims) -> int | str:

@@ -51,7 +51,7 @@ def theirs(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and name.startswith(f"{error.name}:"):
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]

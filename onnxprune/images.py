@@ -179,11 +179,14 @@ def bytes_of(root: Path, archive: zipfile.ZipFile | None, parts: Parts) -> bytes
 
 def decoded(data: bytes, how: Preprocess) -> Array:
     """Pixels (height, width, channels) of 8 bits."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        try:
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError("no image of a known format") from None
         if image.mode not in _MODES:
             raise ValueError(f"its pixels are {image.mode}, not 8 bits per channel")
         if image.mode in ("P", "PA"):

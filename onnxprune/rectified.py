@@ -103,6 +103,10 @@ class Hidden:
 
     def refined(self, weight: Floats, bias: Floats, *, biased: bool) -> tuple[Floats, Floats]:
         """Weights (groups, outputs, features) and biases that come closer to what shows; or the same."""
+        with np.errstate(over="ignore", invalid="ignore"):  # where numbers are too large, no step is the best one
+            return self._refined(weight, bias, biased=biased)
+
+    def _refined(self, weight: Floats, bias: Floats, *, biased: bool) -> tuple[Floats, Floats]:
         fit, check = self._split()
         count, features = fit[0].shape[1:]
         if count < FEWEST * features or not check[0].shape[1]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+WITHOUT_DATA = 512
+"""Samples where people name none."""
 SLOPE = 1.5
 """Of the amplitudes over frequency."""
 OWN = 0.4

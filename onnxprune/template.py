@@ -26,6 +26,7 @@ from onnxprune.data import Request
 from onnxprune.errors import UserError
 from onnxprune.kinds import is_number
 from onnxprune.schema import Reader, unknown_key
+from onnxprune.synthetic import WITHOUT_DATA
 from onnxprune.toml_reader import table_of
 
 
@@ -52,6 +53,7 @@ class Template:
     metric: str | None = None
     data: Request | None = None
     calib: Request | None = None
+    compensate: str | None = None
     sensitivity: str | Path | None = None
     run: Path | None = None
     threads: int | None = None
@@ -77,6 +79,7 @@ _SHOWN: Mapping[str, str] = {
     "metric": '"module:function"',
     "data": '"random:64"',
     "calib": '"random:256"',
+    "compensate": '"sequential"',
     "sensitivity": '"sensitivity.json"',
     "run": '"way"',
     "threads": "1",
@@ -98,7 +101,8 @@ _MEANINGS: Mapping[str, str] = {
     "max_drop": "cut as much as data bears: what may be lost, 0.01 being one point",
     "metric": "measured instead of accuracy; more is better",
     "data": 'what to measure on: a path, "module:function", or a table with spec, limit, preprocess',
-    "calib": "what to compensate on, likewise",
+    "calib": 'what to compensate on, likewise; "none": on noise as smooth as photographs',
+    "compensate": 'by what: "sequential", "one-pass", "bn" or "none"',
     "sensitivity": "what `onnxprune sensitivity` measured",
     "run": "a folder for what a stopped run needs to go on",
     "threads": "of onnxruntime",
@@ -132,6 +136,8 @@ def _template(data: Mapping[str, Any], base: Path) -> Template:
     for key in options:
         if key not in _SHOWN:
             raise UserError(unknown_key(key, key, [*_SHOWN, "groups"]))
+    if options.get("calib") == "none":
+        options["calib"] = f"synthetic:{WITHOUT_DATA}"
     found = Reader(base).read(Template, options)
     ratios = data.get("groups", {})
     if not isinstance(ratios, dict):

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from onnxprune.apply import apply
+from onnxprune.batches import Batch
 from onnxprune.coupling import Indices
 from onnxprune.dims import Dims
 from onnxprune.errors import UserError, VerificationError
@@ -30,6 +31,7 @@ from onnxprune.shown import Shown
 from onnxprune.structure import structure
 from onnxprune.tensors import Tensor
 from onnxprune.twins import is_half, unrounded, widened
+from onnxprune.walk import origin
 
 TOLERANCE = 1e-5
 """Relative to the largest magnitude of the tensor compared; float32 networks of any depth stay well below."""
@@ -199,7 +201,8 @@ class _Comparison:
             if not finite:
                 notes.insert(0, "the pruned model gives values that are not finite")
             return Verification("numeric", finite, None, None, deviation, {}, inexact, tuple(notes), dims)
-        masked = self._run(mask(original, self.plan), feeds)
+        zeroed = mask(original, self.plan)
+        masked = self._run(zeroed, feeds)
         errors = {name: relative(self._kept(name, masked[name]), after[name]) for name in self.names}
         moved = max((relative(before[name], masked[name]) for name in self.names), default=0.0)
         worst = max(errors, key=lambda name: errors[name], default="")
@@ -209,7 +212,9 @@ class _Comparison:
             if not gap <= FLATTENED:
                 worst, error = name, gap
         if not any(np.isfinite(masked[name]).any() for name in self.names):
-            worst, error = self.names[0], float("inf")
+            first = origin(zeroed, Batch(feeds, None, 1), self.names[0], threads=self.threads)
+            notes.insert(0, f"the masked original gives no numbers: NaN or Inf, first in {first}")
+            return Verification("numeric", False, float("inf"), moved, deviation, errors, (), tuple(notes), dims)
         if not error <= TOLERANCE:
             notes.insert(
                 0, f"{worst!r} differs from the masked original by {error:.3g} (at most {TOLERANCE:g} is float noise)"

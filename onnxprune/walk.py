@@ -9,6 +9,7 @@ between two pieces: what has not run yet then runs with the new ones.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,6 +48,8 @@ class Walk:
         self.model, self.threads = model, threads
         self.position = 0
         """The first node that has not run yet."""
+        self.data: Iterable[Batch] = ()
+        """Where the batches came from."""
         self.counts: list[int] = []
         """Of each batch, the samples that count."""
         self._sizes: list[int] = []
@@ -101,24 +104,24 @@ class Walk:
 
     def numbers(self, name: str) -> Iterator[Array]:
         """The same of floats; NaN and Inf are refused."""
-        for array in self.arrays(name):
-            yield self._finite(name, array)
+        for index, array in enumerate(self.arrays(name)):
+            yield self._finite(name, array, index)
 
     def ahead(self, stop: int, name: str) -> Iterator[Array]:
         """The same of a tensor that a node before `stop` will make; weights may still be exchanged afterwards."""
         for index, made in enumerate(self._ran(stop, [name])):
-            yield self._finite(name, self._counted(made[name], index))
+            yield self._finite(name, self._counted(made[name], index), index)
 
     def _counted(self, array: Array, index: int) -> Array:
         count, size = self.counts[index], self._sizes[index]
         stacked = array.ndim > 0 and array.shape[0] == size
         return array[:count] if stacked and count < size else array
 
-    def _finite(self, name: str, array: Array) -> Array:
+    def _finite(self, name: str, array: Array, index: int) -> Array:
         if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
-            maker = next((node.name for node in self.model.graph.node if name in node.output), "")
-            where = f", which node {maker!r} makes" if maker else ""
-            raise NotFinite(f"on this data there is NaN or Inf in {name!r}{where}")
+            batch = next(itertools.islice(self.data, index, None), None)
+            where = origin(self.model, batch, name, threads=self.threads)
+            raise NotFinite(f"on this data there is NaN or Inf in {where}")
         return array
 
     def _ran(self, stop: int, outputs: list[str]) -> Iterator[dict[str, Array]]:
@@ -162,11 +165,46 @@ class Walk:
 
 def take_all(data: Iterable[Batch], *walks: Walk, to: str) -> None:
     """All walks go with all batches; without any there is nothing `to` do."""
+    for walk in walks:
+        walk.data = data
     for batch in data:
         for walk in walks:
             walk.take(batch)
     if not walks[0].counts:
         raise UserError(f"there is no data to {to}")
+
+
+def origin(model: Model, batch: Batch | None, name: str, *, threads: int = 1) -> str:
+    """Where the NaN or Inf in a tensor comes from: what has it, though nothing that it is made of does.
+
+    A way back that follows NaN alone, if there is any: to mask by -Inf is no mistake. No batch, no way.
+    """
+    makers = {made: at for at, node in enumerate(model.graph.node) for made in node.output if made}
+    nan, inf = _not_finite(model, batch, makers.get(name, -1) + 1, threads) if batch is not None else (set(), set())
+    bad = nan if name in nan else inf
+    while name in makers:
+        node = model.graph.node[makers[name]]
+        before = next((each for each in reads(node) if each in bad), None)
+        if before is None:
+            return f"{name!r}, which node {node.name!r} makes"
+        name = before
+    return f"input {name!r}"
+
+
+def _not_finite(model: Model, batch: Batch, stop: int, threads: int) -> tuple[set[str], set[str]]:
+    """The tensors with NaN and those with Inf before a node, each looked at as soon as it is there."""
+    nan: set[str] = set()
+    inf: set[str] = set()
+    with Walk(model, threads=threads) as walk:
+        walk.take(batch)
+        for at in range(stop + 1):
+            new = list(batch.feeds) if not at else [made for made in model.graph.node[at - 1].output if made]
+            walk.until(at, new)
+            for name in filter(walk.holds, new):
+                arrays = [array for array in walk.arrays(name) if array.dtype.kind == "f"]
+                nan.update(name for array in arrays if np.isnan(array).any())
+                inf.update(name for array in arrays if np.isinf(array).any())
+    return nan, inf
 
 
 def reads(node: onnx.NodeProto) -> list[str]:

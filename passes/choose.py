@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from onnxprune.costs import limited_by
 from onnxprune.data import Request, reopened
 from onnxprune.errors import UserError
 from onnxprune.evaluate import Reference, evaluate
-from onnxprune.passes.compensate import make_up
+from onnxprune.passes.compensate import make_up, off_by
 from onnxprune.passes.score import Score
 from onnxprune.passes.select import Select
 from onnxprune.pipeline import State, changed
@@ -60,8 +61,9 @@ class Choose:
             solved = State(apply(state.model, made.plan), original=state.model, plan=made.plan)
             for step in make_up(self.compensate, few, self.threads):
                 solved = step.run(solved)
-            figures = evaluate(solved.model, data, original=original, threads=self.threads)
-            off = figures.deviation if figures.deviation is not None else float("inf")
+            figures = evaluate(solved.model, data, original=original, labels=False, threads=self.threads)
+            off = off_by(figures)
+            off = math.inf if off is None else off
             said.append(f"{criterion} {off:.3g}")
             found.append((off, made, criterion))
         if not found:

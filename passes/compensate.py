@@ -6,11 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from onnxprune.behind import left_alone
 from onnxprune.compensate import MODES, Compensated, check_mode, compensate
 from onnxprune.data import Dataset, Request, reopened
+from onnxprune.drop import drop_of, holds
 from onnxprune.evaluate import Evaluation, Reference, evaluate
+from onnxprune.figures import plural
 from onnxprune.model import Model
 from onnxprune.pipeline import State, changed
 from onnxprune.plan import Plan
@@ -26,6 +29,10 @@ class MakeUp(ABC):
     threads: int = 1
     on_progress: Callable[[float], None] | None = None
     """Told which part is over, 0 to 1."""
+    judge: Request | None = None
+    """Data with labels, say, on which the model must not get worse either."""
+    metric: str | None = None
+    """What is measured there, `module:function`; None: accuracy, else agreement, else the distance of the outputs."""
 
     needs: ClassVar[tuple[str, ...]] = ("model", "original", "plan")
     gives: ClassVar[tuple[str, ...]] = ("model",)
@@ -43,14 +50,18 @@ class MakeUp(ABC):
         data = reopened(self.data, state.original)
         found = self._found(state.original, state.model, state.plan, data)
         kept = State(state.model, original=state.original, plan=state.plan, verification=state.verification)
+        beside = (*self._beside(state.model, state.plan), *data.troubles)
         if not found.fits:
-            return changed(kept, notes=(self.nothing,))
+            return changed(kept, notes=(self.nothing, *beside))
         reference = Reference(state.original, data, threads=self.threads)
         before, after = (
-            evaluate(model, data, original=reference, threads=self.threads) for model in (state.model, found.model)
+            evaluate(model, data, original=reference, labels=False, threads=self.threads)
+            for model in (state.model, found.model)
         )
-        notes = (self._told(before, after),)
-        if _farther(before, after):
+        worse = _farther(before, after)
+        loss = None if worse else self._loss(state.original, state.model, found.model)
+        notes = (loss or self._told(before, after), *beside)
+        if worse or loss:
             return changed(kept, notes=notes)
         record = {"by": self.name, "before": before.figures(), "after": after.figures()}
         plan = replace(state.plan, meta={**state.plan.meta, "compensated": record})
@@ -64,13 +75,32 @@ class MakeUp(ABC):
     @abstractmethod
     def _found(self, original: Model, pruned: Model, plan: Plan, data: Dataset) -> Compensated: ...
 
+    def _loss(self, original: Model, pruned: Model, made_up: Model) -> str | None:
+        """What to say where it costs something of what was asked to be measured."""
+        if self.judge is None:
+            return None
+        data = reopened(self.judge, original)
+        reference = Reference(original, data, threads=self.threads)
+        options: dict[str, Any] = {"original": reference, "metric": self.metric, "threads": self.threads}
+        whole, before, after = (evaluate(model, data, **options) for model in (original, pruned, made_up))
+        if after.metric is None and after.agreement is None and after.deviation is None:
+            return None
+        (had, what), (has, _) = drop_of(whole, before), drop_of(whole, after)
+        if holds(has, had):
+            return None
+        return f"{self.doing} would cost more {what} on {self.judge.spec!r} ({had:.4f} to {has:.4f}); left undone"
+
+    def _beside(self, pruned: Model, plan: Plan) -> tuple[str, ...]:
+        """What else there is to say."""
+        return ()
+
     def _told(self, before: Evaluation, after: Evaluation) -> str:
-        b, a = before.deviation, after.deviation
+        b, a = off_by(before), off_by(after)
         if b is None or a is None:
-            return f"{self.done} on {after.samples} samples; no output is made of floats that could be compared"
+            return f"{self.done} on {plural(after.samples, 'sample')}; no output could be compared with the original's"
         if _farther(before, after):
             return f"{self.doing} would take the outputs farther from the original's ({b:.3g} to {a:.3g}); left undone"
-        return f"{self.done} on {after.samples} samples: outputs are off by {a:.3g} instead of {b:.3g}"
+        return f"{self.done} on {plural(after.samples, 'sample')}: outputs are off by {a:.3g} instead of {b:.3g}"
 
 
 @dataclass(frozen=True)
@@ -99,6 +129,16 @@ class Compensate(MakeUp):
             original, pruned, plan, data, mode=self.mode, threads=self.threads, on_progress=self.on_progress
         )
 
+    def _beside(self, pruned: Model, plan: Plan) -> tuple[str, ...]:
+        alone = left_alone(pruned, plan)
+        said = [f"{why} ({_some(names)})" for why, names in alone.items()]
+        return (f"lost inputs, and cannot be solved: {'; '.join(said)}",) if said else ()
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
+
 
 @dataclass(frozen=True)
 class Reestimate(MakeUp):
@@ -106,7 +146,7 @@ class Reestimate(MakeUp):
 
     done: ClassVar[str] = "re-estimated"
     doing: ClassVar[str] = "re-estimation"
-    nothing: ClassVar[str] = "nothing to re-estimate: no channel of what is left has another mean or variance"
+    nothing: ClassVar[str] = "nothing to re-estimate: no channel that could be corrected has another mean or variance"
 
     @property
     def name(self) -> str:
@@ -116,11 +156,17 @@ class Reestimate(MakeUp):
         return reestimate(original, pruned, plan, data, threads=self.threads, on_progress=self.on_progress)
 
 
+def off_by(found: Evaluation) -> float | None:
+    """How far the outputs are from the original's: their distance, else how many samples are judged otherwise."""
+    if found.deviation is None and found.agreement is not None:
+        return 1 - found.agreement
+    return found.deviation
+
+
 def _farther(before: Evaluation, after: Evaluation) -> bool:
     """Whether compensation has led away from the original."""
-    if before.deviation is None or after.deviation is None:
-        return False
-    return not (after.deviation <= before.deviation and after.deviation < math.inf)
+    b, a = off_by(before), off_by(after)
+    return b is not None and a is not None and not (a <= b and a < math.inf)
 
 
 MAKE_UPS = (*MODES, "bn", "none")
@@ -133,4 +179,4 @@ def make_up(how: str, data: Request, threads: int, on_progress: Callable[[float]
         return []
     if how == "bn":
         return [Reestimate(data, threads, on_progress)]
-    return [Compensate(data, threads, on_progress, how)]
+    return [Compensate(data, threads, on_progress, mode=how)]

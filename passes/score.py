@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from onnxprune.curves_json import load
 from onnxprune.damage import rescored
-from onnxprune.data import Request, reopened
+from onnxprune.data import Dataset, Request, reopened
 from onnxprune.errors import NoData
 from onnxprune.gradient_criteria import ASKING, GRADIENT_CRITERIA, gradient_scores
 from onnxprune.pipeline import State, changed
@@ -47,16 +47,15 @@ class Score:
             )
 
     def run(self, state: State) -> State:
-        found = self._scores(state)
+        data = reopened(self.data, state.model) if self.data is not None and self.criterion in ASKING else None
+        found = self._scores(state, data)
         if self.sensitivity is not None:
             found = rescored(found, load(self.sensitivity))
-        return changed(state, scores=found)
+        return changed(state, scores=found, notes=data.troubles if data is not None else ())
 
-    def _scores(self, state: State) -> Scores:
+    def _scores(self, state: State, data: Dataset | None) -> Scores:
         assert state.coupling is not None
-        if self.criterion in ASKING:
-            assert self.data is not None
-            data = reopened(self.data, state.model)
+        if data is not None:
             if self.criterion in GRADIENT_CRITERIA:
                 return gradient_scores(state.model, state.coupling, self.criterion, data, seed=self.seed)
             told = {"threads": self.threads, "on_progress": self.on_progress}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -517,6 +519,7 @@ def test_models_with_nothing_to_solve_say_so(build: Callable[[], Model]) -> None
     assert after.model is pruned
     assert after.notes == (
         "nothing to compensate: no layer with plain float32 weights of its own follows what was cut",
+        "lost inputs, and cannot be solved: weights that are not float32 ('conv5')",
     )
 
 
@@ -580,7 +583,7 @@ class Held:
 
     def __init__(self, batches: list[Batch]) -> None:
         self.batches = batches
-        self.classes, self.notes = 0, ()
+        self.classes, self.notes, self.troubles = 0, (), ()
 
     def __iter__(self) -> Any:
         return iter(self.batches)
@@ -761,8 +764,60 @@ class TestPass:
         model = prepared(n.proto())
         pruned, plan = cut(model, {"first": [0, 1, 2]})
         after = Compensate(Request("random:100")).run(State(pruned, original=model, plan=plan))
-        assert after.notes == ("compensated on 100 samples; no output is made of floats that could be compared",)
+        assert re.match(r"compensated on 100 samples: outputs are off by [0-9.]+ instead of [0-9.]+$", after.notes[0])
+        record = after.plan.meta["compensated"]
+        assert record["before"]["agreement"] < record["after"]["agreement"]
         assert not same(after.model.weights["second.weight"], pruned.weights["second.weight"])
+
+    def test_outputs_that_are_no_floats_and_get_worse(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        n = Net()
+        x = n.op("Relu", n.gemm(n.image("batch", 5), 8, name="first"))
+        n.output(n.op("ArgMax", n.gemm(x, 6, name="second"), axis=1))
+        model = prepared(n.proto())
+        pruned, plan = cut(model, {"first": [0]})
+        found = compensate(model, pruned, plan, open_data("random:8", model))
+        bad = Compensated(with_weights(pruned, second__weight=-array(pruned, "second.weight")), found.fits)
+        monkeypatch.setattr(importlib.import_module("onnxprune.passes.compensate"), "compensate", lambda *_, **__: bad)
+        after = Compensate(Request("random:100")).run(State(pruned, original=model, plan=plan))
+        assert after.model is pruned
+        assert "left undone" in after.notes[0]
+
+    def test_what_is_measured_elsewhere_gets_no_worse(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Data and metric that the weights as they were suit best."""
+        n = Net()
+        x = n.op("Relu", n.gemm(n.image("batch", 5), 8, name="first"))
+        n.output(n.gemm(x, 6, name="second"))
+        model = prepared(n.proto())
+        pruned, plan = cut(model, {"first": [0, 1, 2]})
+        images = np.random.default_rng(1).standard_normal((50, 5)).astype(np.float32)
+        (made,) = runtime.run(runtime.session(pruned), {"image": images}).values()
+        np.savez(tmp_path / "test.npz", image=images, labels=made.argmax(axis=1))
+        judge = Request(str(tmp_path / "test.npz"))
+        state = State(pruned, original=model, plan=plan)
+        assert Compensate(Request("random:100")).run(state).model is not pruned
+        after = Compensate(Request("random:100"), judge=judge).run(state)
+        assert after.model is pruned
+        assert "compensated" not in after.plan.meta
+        assert re.match(r"compensation would cost more top1 on '.*test.npz' \(.*\); left undone", after.notes[0])
+        (tmp_path / "mine.py").write_text("def far(outputs, labels):\n    return float(-abs(outputs[OUT]).sum())\n")
+        text = (tmp_path / "mine.py").read_text().replace("OUT", repr(model.graph.output[0].name))
+        (tmp_path / "mine.py").write_text(text)
+        monkeypatch.chdir(tmp_path)
+        before, solved = (
+            evaluate(each, open_data(judge.spec, model), metric="mine:far").metric
+            for each in (pruned, Compensate(Request("random:100")).run(state).model)
+        )
+        by_metric = Compensate(Request("random:100"), judge=judge, metric="mine:far").run(state)
+        assert (by_metric.model is pruned) == (solved < before)
+
+    def test_labels_of_the_calibration_data_may_be_any(self, tmp_path: Path) -> None:
+        model = prepared(NETS["resnet"]())
+        pruned, plan = halved(model)
+        x = model.graph.input[0]
+        arrays = next(iter(open_data("random:8", model))).feeds[x.name]
+        np.savez(tmp_path / "a.npz", **{x.name: arrays}, labels=np.full(len(arrays), 10**6))
+        after = Compensate(Request(str(tmp_path / "a.npz"))).run(State(pruned, original=model, plan=plan))
+        assert "top1" not in after.plan.meta["compensated"]["after"]
 
     def test_threads_are_checked(self) -> None:
         with pytest.raises(UserError, match="threads must be"):

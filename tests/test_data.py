@@ -322,7 +322,9 @@ def test_a_function_that_yields_batches(folder: Path, item: str, labelled: bool)
         ("import nothing_of_that_name", "No module named 'nothing_of_that_name'"),
         ("def batches():\n    yield np.ones((1, 2))\n    raise KeyError('gone')", "line 4: KeyError: 'gone'"),
         ("def batches(): yield np.ones((2, 3))", "batch 0 of 'NAME:batches' holds float64 [2, 3] for input 'x'"),
-        ("def batches(): yield {'z': np.ones((2, 2))}", "batch 0 of 'NAME:batches' has no array 'x'"),
+        ("def batches(): yield {'z': np.ones((2, 2))}", "batch 0 of 'NAME:batches' has no array 'x', only 'z'"),
+        ("def batches(): return None", "'NAME:batches' gives NoneType, which holds no batches: it must yield them"),
+        ("def batches(): raise SystemExit(3)", "line 2: SystemExit: 3"),
         ("def batches(): return []", "'NAME:batches' holds no samples"),
         (
             "def batches(): yield from [(np.ones((1, 2)), [1]), np.ones((1, 2))]",
@@ -485,7 +487,7 @@ def test_images_that_are_not_even_tried(folder: Path, monkeypatch: pytest.Monkey
         list(open_data("bomb", GRAY))
     (folder / "other").mkdir()
     Image.new("L", (4, 4)).save(folder / "other/a.png", format="PCX")
-    with pytest.raises(UserError, match="cannot identify image file"):
+    with pytest.raises(UserError, match="no image of a known format"):
         list(open_data("other", GRAY))
     (folder / "links").mkdir()
     (folder / "links/a.png").symlink_to("nothing")

@@ -209,3 +209,23 @@ def test_the_shipped_network() -> None:
     assert found.top5 is not None
     assert 0.992 < found.top5 <= 1
     assert (found.agreement, found.deviation) == (1, 0)
+
+
+def test_outputs_of_whole_numbers_agree_or_not(tmp_path: Path) -> None:
+    """Of twelve samples, two each have their largest number at each of six places; here the last two are one."""
+    text = "(float[batch, 6] x) => (int64[batch] y) { z = MatMul(x, w) y = ArgMax<axis = 1, keepdims = 0>(z) }"
+    own, other = np.eye(6), np.eye(6)
+    other[5, 4] += 1e3
+    a, b = model(text, w=own), model(text, w=other)
+    found = evaluate(b, dataset(tmp_path, a), original=a)
+    assert found.deviation is None
+    assert found.agreement == pytest.approx(2 / 12)
+    data = dataset(tmp_path, a)
+    assert evaluate(a, data, original=Reference(a, data)).agreement == 1
+
+
+def test_labels_that_are_not_looked_at(tmp_path: Path) -> None:
+    data = dataset(tmp_path, labels=[10**6] * 12)
+    with pytest.raises(UserError, match="labels run from"):
+        evaluate(SAME, data)
+    assert evaluate(SAME, data, labels=False).top1 is None

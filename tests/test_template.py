@@ -68,6 +68,7 @@ def test_every_group_and_option_is_there(tmp_path: Path) -> None:
         metric="module:function",
         data=Request("random:64"),
         calib=Request("random:256"),
+        compensate="sequential",
         sensitivity=tmp_path / "sensitivity.json",
         run=tmp_path / "way",
         threads=1,
@@ -129,3 +130,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="is not valid TOML"):
         read(tmp_path / "binary.toml")
+
+
+def test_calibration_without_data(tmp_path: Path) -> None:
+    """A folder of that name or not."""
+    (tmp_path / "none").mkdir()
+    assert read_text(tmp_path, 'calib = "none"\n').calib == Request("synthetic:512")
+
+
+def test_data_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch must be a whole number, 1 or more, not 0"):
+        read_text(tmp_path, 'calib = {spec = "random:8", batch = 0}\n')

@@ -277,3 +277,17 @@ def test_free_dimensions_are_bound_and_reported() -> None:
     assert set(verdict.dims) == {"batch", "time"}
     with pytest.raises(UserError, match="no free dimension 'width'"):
         verify(model, apply(model, plan), plan, dims={"width": 3})
+
+
+def test_a_model_that_makes_no_numbers() -> None:
+    n = Net()
+    x = n.op("Log", n.op("Neg", n.op("Exp", n.image("batch", 3, 6, 6)), name="minus"), name="log")
+    n.output(n.conv(n.op("Relu", n.conv(x, 8, name="first")), 2, name="last"))
+    model = prepared(n.proto())
+    coupling = analyze(model)
+    plan = select(coupling, score(model, coupling, "l1"), ratio=0.5)
+    found = verify(model, apply(model, plan), plan)
+    assert not found.ok
+    assert found.notes[0] == (
+        "the masked original gives no numbers: NaN or Inf, first in 'log.out', which node 'log' makes"
+    )

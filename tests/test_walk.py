@@ -21,7 +21,7 @@ from onnxprune.data import open_data
 from onnxprune.errors import UserError
 from onnxprune.model import Model
 from onnxprune.tensors import Tensor
-from onnxprune.walk import Walk, reads
+from onnxprune.walk import Walk, origin, reads, take_all
 
 Array = np.ndarray[Any, Any]
 CLOSE = 1e-5
@@ -378,7 +378,7 @@ def test_numbers_that_are_none_are_named() -> None:
         with pytest.raises(UserError, match="NaN or Inf in 'ratio.out', which node 'ratio' makes"):
             next(walk.numbers("ratio.out"))
     fed = [Batch({"image": np.float32([[np.inf, 0]])}, None, 1)]
-    with taken(Walk(model), fed) as walk, pytest.raises(UserError, match="NaN or Inf in 'image'$"):
+    with taken(Walk(model), fed) as walk, pytest.raises(UserError, match="NaN or Inf in input 'image'$"):
         next(walk.numbers("image"))
 
 
@@ -395,3 +395,33 @@ def test_two_inputs() -> None:
         assert (walk.holds("a"), walk.holds("b")) == (False, True)
         walk.until(4, everything(model))
         agree(walk, expected, ["left.out", "right.out", "sum.out", "relu.out"][1:])
+
+
+def wrong_somewhere() -> Model:
+    """Masked by -Inf on purpose; a root of what is negative reaches the end through three more nodes."""
+    n = Net()
+    x = n.op("Relu", n.gemm(n.input("x", "batch", 3), 4, name="first"), name="relu")
+    hidden = n.op("Where", n.const([True, False, False, False]), n.const(np.float32(-np.inf)), x, name="mask")
+    root = n.op("Sqrt", n.op("Neg", n.op("Softmax", hidden, axis=-1, name="soft"), name="minus"), name="root")
+    y = n.gemm(n.op("Mul", root, x, name="times"), 4, name="second")
+    n.output(n.gemm(n.op("Relu", n.op("Clip", y, name="clip")), 2, name="last"))
+    return prepared(n.proto())
+
+
+def test_where_nan_comes_from() -> None:
+    model = wrong_somewhere()
+    batches = [Batch({"x": np.float32([[1, 2, 3]])}, None, 1)] * 2
+    last = next(node for node in model.graph.node if node.name == "last")
+    with Walk(model) as walk:
+        take_all(batches, walk, to="look at")
+        walk.until(len(model.graph.node) - 1, [last.input[0]])
+        with pytest.raises(UserError, match="NaN or Inf in 'root.out', which node 'root' makes"):
+            list(walk.numbers(last.input[0]))
+
+
+def test_where_inf_comes_from() -> None:
+    model = wrong_somewhere()
+    assert origin(model, Batch({"x": np.float32([[1, 2, 3]])}, None, 1), "mask.out") == (
+        "'mask.out', which node 'mask' makes"
+    )
+    assert origin(model, Batch({"x": np.float32([[1, np.inf, 3]])}, None, 1), "relu.out") == "input 'x'"

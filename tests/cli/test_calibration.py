@@ -165,10 +165,67 @@ def test_how_is_made_up_for_what_was_cut(run: Run, tmp_path: Path) -> None:
     assert "256 samples" not in said["none"]
 
 
-def test_making_up_without_data_is_refused(run: Run, model: Path) -> None:
-    said = run("prune", model, "--compensate", "bn")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--compensate", "bn"], "--compensate bn asks for data: name some"),
+        (["--compensate", "sequential"], "--compensate sequential asks for data: name some"),
+        (["--calib-samples", "8"], "--calib-samples says how much of --calib is used"),
+        (["--mean", "0.5"], "mean, std, size, layout and color are for images: name some"),
+        (["--mean", "0.5", "--calib", "none"], "are for images, and 'synthetic:512' are none"),
+    ],
+)
+def test_options_without_the_data_they_are_about_are_refused(
+    run: Run, model: Path, words: list[str], message: str
+) -> None:
+    said = run("prune", model, *words)
     assert said.code == 2
-    assert "--compensate bn asks for data: name some" in said.err
+    assert message in said.err
+
+
+def photos(folder: Path) -> None:
+    """Two that can be read, one that cannot."""
+    from PIL import Image
+
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 255, (9, 9, 3)).astype(np.uint8)).save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+
+
+@pytest.mark.parametrize("words", [[], ["--criterion", "obs", "--compensate", "none"]])
+def test_images_that_cannot_be_read_are_named(run: Run, model: Path, tmp_path: Path, words: list[str]) -> None:
+    photos(tmp_path / "photos")
+    said = run("prune", model, "--calib", "photos", "--round-to", "1", "--no-bench", "--json", *words)
+    note = "1 of 3 images cannot be read and are left out: broken.png (no image of a known format)"
+    assert note in said.data["notes"]
+    assert f"note: {note}" in said.err
+
+
+def test_options_of_images_are_for_the_data_that_are_images(run: Run, model: Path, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    np.savez(tmp_path / "x.npz", image=np.random.default_rng(0).random((8, 3, 8, 8)))
+    words = ["prune", model, "--round-to", "1", "--no-bench", "--mean", "0.5"]
+    assert run(*words, "--calib", "photos", "--data", "x.npz").code == 0
+    assert run(*words, "--calib", "x.npz", "--data", "photos").code == 0
+    refused = run(*words, "--calib", "x.npz", "--data", "x.npz")
+    assert "are for images, and 'x.npz' are none" in refused.err
+
+
+def test_calibration_of_the_file(run: Run, model: Path, tmp_path: Path) -> None:
+    words = ["prune", model, "--config", "p.toml", "--round-to", "1", "--no-bench", "--json"]
+    file = tmp_path / "p.toml"
+    file.write_text('calib = {spec = "random:64", limit = 32}\ncompensate = "bn"\n')
+    assert run(*words).data["options"]["compensated"]["by"] == "bn"
+    assert "32 samples" in run(*words).err
+    less = run(*words, "--calib-samples", "8", "--compensate", "one-pass")
+    assert less.data["options"]["compensated"]["by"] == "one-pass"
+    assert "compensated on 8 samples" in less.err
+    file.write_text('compensate = "bn"\n')
+    assert "--compensate bn asks for data" in run(*words).err
+    file.write_text('calib = "random:8"\ncompensate = "one-pas"\n')
+    assert "unknown way to compensate 'one-pas'; did you mean 'one-pass'" in run(*words).err
 
 
 def test_where_the_error_enters_and_what_the_plan_records(run: Run, tmp_path: Path) -> None:
