@@ -54,7 +54,8 @@ def _quality(found: Outcome) -> list[list[str]]:
     rows = _kept(found)
     verdict = found.verification
     if verdict.deviation is not None:
-        rows.append(["output deviation", "", noise(verdict.deviation), "before finetuning"])
+        what = "compensation" if "compensated" in found.plan.meta else "finetuning"
+        rows.append(["output deviation", "", noise(verdict.deviation), f"before {what}"])
     if verdict.error is not None:
         rows.append(["verification error", "", noise(verdict.error), f"limit {noise(TOLERANCE)}"])
     elif verdict.mode != "off":
@@ -76,7 +77,7 @@ def _kept(found: Outcome) -> list[list[str]]:
         rows.append(["metric", f"{a.metric:.4g}", f"{b.metric:.4g}", f"{b.metric - a.metric:+.4g}"])
     if b.agreement is not None:
         rows.append(["agreement", "", percent(b.agreement), f"of {plural(b.samples, 'sample')}"])
-    elif b.cosine is not None and b.sqnr_db is not None:
+    if b.top1 is None and b.cosine is not None and b.sqnr_db is not None:
         rows.append(["cosine of outputs", "", f"{b.cosine:.4f}", f"{b.sqnr_db:.1f} dB"])
     return rows
 

@@ -119,7 +119,7 @@ def _place(inputs: tuple[Input, ...], stacked: bool) -> tuple[str, int] | None:
 def described(x: Input) -> str:
     """An input with what it takes, for people."""
     dims = ", ".join(map(str, x.shape))
-    return f"{x.name!r} ({_dtype(x)} [{dims}])"
+    return f"{x.name!r} ({'text' if _dtype(x).kind == 'O' else _dtype(x)} [{dims}])"
 
 
 def _dtype(x: Input) -> np.dtype[Any]:
@@ -152,7 +152,9 @@ def _converted(x: Input, array: Array, where: str) -> Array:
     dtype = _dtype(x)
     what = f"{where}: input {described(x)}"
     if dtype.kind == "O":
-        if array.dtype.kind != "U":
+        if array.dtype.kind != "U" and not (
+            array.dtype.kind == "O" and all(isinstance(item, str) for item in array.flat)
+        ):
             raise UnfitData(f"{what} takes text, not {array.dtype}")
         return array.astype(object)
     if array.dtype.kind not in "biuf":

@@ -564,3 +564,15 @@ def test_images_need_pillow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(UserError, match=r"pip install 'onnxprune\[images\]'"):
         open_data(folder, PICTURES)
+
+
+def test_text(folder: Path) -> None:
+    """Words from a file or made up; objects that are no words are refused."""
+    words = model("(string[n] t) => (string[n] y) { y = Identity(t) }")
+    np.savez(folder / "a.npz", t=np.array(["one", "two", "three"]))
+    assert [list(batch.feeds["t"]) for batch in open_data("a.npz", words)] == [["one", "two", "three"]]
+    for batch in open_data("random:3", words):
+        assert all(isinstance(word, str) for word in batch.feeds["t"])
+    name = module(folder, "def batches(): yield {'t': np.array([1, 'b'], object)}")
+    with pytest.raises(UserError, match=r"input 't' \(text \[n\]\) takes text, not object"):
+        list(open_data(f"{name}:batches", words))

@@ -244,6 +244,14 @@ def test_where_the_error_enters_and_what_the_plan_records(run: Run, tmp_path: Pa
     assert meta["compensated"]["after"]["samples"] == 128
     table = run("prune", "--ratio", "0.6", *options).out
     assert f"{last['sqnr_db']:.1f} dB" in table
+    assert "before compensation" in table
+
+
+def test_what_was_kept_without_labels(run: Run, model: Path) -> None:
+    """Agreement, and the distance of the outputs."""
+    said = run("prune", model, "--data", "random:16", "--calib", "random:64", "--round-to", "1", "--no-bench").out
+    assert "of 16 samples" in said
+    assert "cosine of outputs" in said
 
 
 def test_layers_without_data(run: Run, model: Path) -> None:
