@@ -170,8 +170,8 @@ def run(args: Namespace) -> int:
     talk = talk if first else replace(talk, quiet=True)
     path, step = Path(args.model), _decided(args)
     output = Path(args.output) if args.output else Path(f"{path.stem}-tuned.onnx")
-    teacher = [Path(args.teacher)] if args.teacher else []
-    distinct([path, *teacher, output])
+    for given in (args.model, args.teacher):
+        distinct([Path(given), output] if given else [])
     need_torch()
     with Activity(talk) as activity:
         activity.step("reading")

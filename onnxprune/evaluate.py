@@ -107,7 +107,7 @@ def evaluate(
     if original is not None and original.dataset is not dataset:
         raise UserError("the original's outputs are of other data than that to evaluate on")
     session = runtime.session(model, threads=threads)
-    figures = _Figures(_metric(metric), labels)
+    figures = _Figures(metric_of(metric), labels)
     for index, batch in enumerate(dataset):
         outputs = _counted(model, runtime.run(session, batch.feeds), batch, "the model")
         figures.add(batch, outputs, None if original is None else original.outputs(index, batch))
@@ -263,7 +263,8 @@ def _ranks(logits: Array, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return ranks
 
 
-def _metric(metric: str | Metric | None) -> Metric | None:
+def metric_of(metric: str | Metric | None) -> Metric | None:
+    """The user's function, which must give a finite number."""
     if metric is None:
         return None
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
@@ -273,9 +274,13 @@ def _metric(metric: str | Metric | None) -> Metric | None:
 
     def checked(outputs: dict[str, Array], labels: Array | None) -> float:
         with theirs(name):
-            value = float(function(outputs, labels))
+            given = function(outputs, labels)
+        try:
+            value = float(given)
+        except (TypeError, ValueError):
+            raise UserError(f"metric {name!r} must return a number, not {type(given).__name__}") from None
         if not math.isfinite(value):
-            raise UserError(f"metric {name!r} gives {value}")
+            raise NotFinite(f"metric {name!r} gives {value}")
         return value
 
     return checked

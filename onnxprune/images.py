@@ -60,6 +60,8 @@ class ImageFiles:
     limit: int | None
     left_out: dict[str, str] = field(default_factory=dict)
     """Images that could not be read, and why; filled on the way."""
+    empty: tuple[str, ...] = ()
+    """Classes without images: they have numbers all the same, else those behind them would have others."""
 
     @property
     def samples(self) -> int:
@@ -78,6 +80,8 @@ class ImageFiles:
             first = "; ".join(f"{name} ({why})" for name, why in list(self.left_out.items())[:3])
             more = ", ..." if len(self.left_out) > 3 else ""
             said.append(f"{len(self.left_out)} of {self.samples} images cannot be read and are left out: {first}{more}")
+        if self.empty:
+            said.append(f"class folders without images keep their numbers: {', '.join(self.empty)}")
         if all(name.isdecimal() for name in self.names) and list(self.names) != sorted(self.names, key=int):
             said.append("class folders are numbered in order of their names as text, 10 before 2")
         return said
@@ -104,7 +108,8 @@ class ImageFiles:
             return decoded(bytes_of(self.root, archive, self.images[index]), self.how)
         except Exception as error:  # noqa: BLE001  decoders fail in many ways, all of which mean the same here
             name = "/".join(self.images[index])
-            self.left_out[name] = " ".join(str(error).split())[:120] or type(error).__name__
+            said = str(error).partition(" <_io.")[0]  # Pillow names an object of ours, where it knows no format
+            self.left_out[name] = " ".join(said.split())[:120] or type(error).__name__
             return None
 
 
@@ -119,11 +124,13 @@ def image_files(root: Path, form: Form, how: Preprocess, limit: int | None) -> I
             f"{str(root)!r} holds {len(images) - foldered} images beside folders with {foldered} more: put all of them "
             f"into class folders, or none"
         )
-    classes = tuple(sorted({parts[depth] for parts in images})) if foldered else ()
+    filled = {parts[depth] for parts in images} if foldered else set()
+    empty = _empty(root.joinpath(*images[0][:depth]), filled) if filled else set()
+    classes = tuple(sorted(filled | empty))
     if classes and {name.lower() for name in classes} <= _SPLITS:
         raise UnfitData(f"{str(root)!r} holds {' and '.join(classes)}, which are no classes: name one of these folders")
     labels = tuple(classes.index(parts[depth]) for parts in images) if classes else None
-    return ImageFiles(root, tuple(images), labels, classes, x, decided(x, how), limit)
+    return ImageFiles(root, tuple(images), labels, classes, x, decided(x, how), limit, empty=tuple(sorted(empty)))
 
 
 def listed(root: Path) -> list[Parts]:
@@ -141,6 +148,14 @@ def alone(images: list[Parts]) -> int:
     while all(len(parts) > depth + 1 for parts in images) and len({parts[depth] for parts in images}) == 1:
         depth += 1
     return depth
+
+
+def _empty(folder: Path, filled: set[str]) -> set[str]:
+    """Folders beside those of the classes in which there is nothing at all; archives do not list such."""
+    if not folder.is_dir():
+        return set()
+    beside = [item for item in folder.iterdir() if item.name not in filled and item.is_dir()]
+    return {item.name for item in beside if not item.name.startswith(".") and not any(item.iterdir())}
 
 
 def _walked(root: Path) -> Iterator[Parts]:

@@ -31,8 +31,8 @@ class Journal:
                 raise OtherRun(f"{str(record)!r} is damaged: delete it to go on, or name a new folder")
             if record.exists() and record.read_text("utf-8") != text:
                 raise OtherRun(
-                    f"{str(self.folder)!r} holds another run: other options, another model or other data; name a new "
-                    "folder"
+                    f"{str(self.folder)!r} holds another run, which differs in {_differing(record, text)}: name a new "
+                    "folder, or delete that one"
                 )
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot use {str(self.folder)!r}: {getattr(error, 'strerror', None) or error}") from None
@@ -47,6 +47,12 @@ def _whole(record: Path) -> bool:
         return isinstance(json.loads(record.read_bytes()), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _differing(record: Path, text: str) -> str:
+    old, new = json.loads(record.read_bytes()), json.loads(text)
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    return ", ".join(names) or "how it was written"
 
 
 def digest(model: Model) -> str:

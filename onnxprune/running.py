@@ -19,6 +19,7 @@ from onnxprune.artefacts import FORMAT, WORK, Kept, Place, Record, clear, keep, 
 from onnxprune.dims import parse_dims
 from onnxprune.errors import OtherRun, UserError
 from onnxprune.fingerprints import Fingerprints
+from onnxprune.held import held
 from onnxprune.pipeline import Observer, Pass, State, changed, name_of, run_pass
 from onnxprune.replacing import check_writable, write_text
 from onnxprune.schema import options_of, written_by
@@ -101,7 +102,8 @@ def run_pipeline(
         prints = Fingerprints()
         todo = _todo(pipeline, start, prints)
         _claim(Path(pipeline.folder), pipeline)
-        return _Run(pipeline, todo, prints, observers, hooks or {}).report()
+        with held(Path(pipeline.folder)):
+            return _Run(pipeline, todo, prints, observers, hooks or {}).report()
 
 
 def _todo(pipeline: Pipeline, start: str | None, prints: Fingerprints) -> list[Todo]:

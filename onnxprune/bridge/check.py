@@ -89,7 +89,7 @@ def outputs(module: nn.Module, model: Model, feeds: Mapping[str, NDArray[Any]]) 
     made = (made,) if isinstance(made, torch.Tensor) else tuple(made)
     if len(made) != len(names):
         raise UserError(f"the module has {len(made)} outputs, the model {len(names)}: they do not belong together")
-    return {name: tensor.cpu().numpy() for name, tensor in zip(names, made, strict=True)}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, made, strict=True)}
 
 
 @contextlib.contextmanager

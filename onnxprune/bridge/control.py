@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, fx, nn
 
@@ -42,11 +43,15 @@ def branch(s: Step) -> Sequence[fx.Node | None]:
 class Repeat(nn.Module):
     """Runs a body until its condition or its count says so; the states go round, the rest is stacked."""
 
-    def __init__(self, body: nn.Module, states: int, listed: bool) -> None:
+    def __init__(
+        self, body: nn.Module, states: int, listed: bool, empty: Sequence[tuple[list[int], torch.dtype]]
+    ) -> None:
         super().__init__()
         self.body, self.states = body, states
         self.listed = listed
         """Whether the body counts in a list of one number, as some exporters write it."""
+        self.empty = empty
+        """Of each stack its shape and type if nothing runs."""
 
     def forward(
         self, most: Any, condition: Tensor | None, states: Sequence[Tensor], taken: Sequence[Any], like: Tensor
@@ -63,6 +68,8 @@ class Repeat(nn.Module):
             for stack, item in zip(stacks, scanned, strict=True):
                 stack.append(item)
             count += 1
+        if not count:
+            return (*states, *(torch.empty(shape, dtype=dtype, device=like.device) for shape, dtype in self.empty))
         return (*states, *(torch.stack(stack) for stack in stacks))
 
 
@@ -70,9 +77,16 @@ class Repeat(nn.Module):
 def loop(s: Step) -> Sequence[fx.Node | None]:
     body, taken = s.build.subgraph(s.attr("body"))
     states = [s.tensor(index) for index in range(2, len(s.node.input))]
-    kind = s.attr("body").input[0].type.tensor_type
-    module = Repeat(body, len(states), len(kind.shape.dim) == 1)
+    graph = s.attr("body")
+    listed = len(graph.input[0].type.tensor_type.shape.dim) == 1
+    empty = [_nothing(s, value.type.tensor_type) for value in graph.output[1 + len(states) :]]
+    module = Repeat(body, len(states), listed, empty)
     return s.several(s.apply(module, s.numbers(0), s.tensor(1), states, taken, s.build.device))
+
+
+def _nothing(s: Step, kind: onnx.TypeProto.Tensor) -> tuple[list[int], torch.dtype]:
+    """A stack of nothing, as onnxruntime makes it: lengths that are not known are 0."""
+    return [0, *(dim.dim_value for dim in kind.shape.dim)], s.build.dtype_of(kind.elem_type)
 
 
 class Sweep(nn.Module):

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from onnxprune.batches import Batch
 from onnxprune.bridge import to_torch, weights
+from onnxprune.bridge.classes import as_logits
 from onnxprune.bridge.translate import origin_of
 from onnxprune.errors import NotFinite, UserError
 from onnxprune.model import Model
@@ -149,17 +150,14 @@ def _loss(outputs: tuple[torch.Tensor, ...], batch: Batch, generator: torch.Gene
     logits = next((each.flatten(1) for each in floats if _are_classes(each, batch.count)), None)
     if logits is None:
         return sum((_noise(each, generator) * each).sum() for each in floats)  # type: ignore[return-value]
-    probabilities = logits.detach().softmax(1)
-    log = logits.log_softmax(1)
-    if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones(()), atol=1e-3):
-        probabilities, log = logits.detach(), logits.clamp_min(1e-12).log()  # a softmax is in the model already
+    log = as_logits(logits).log_softmax(1)
     if batch.labels is not None:
         labels = torch.from_numpy(np.array(batch.labels, np.int64)).reshape(-1)
         if len(labels) == len(logits):
             if not bool(((labels >= 0) & (labels < logits.shape[1])).all()):
                 raise UserError(f"labels must be classes from 0 to {logits.shape[1] - 1}, as the outputs have them")
             return functional.nll_loss(log, labels, reduction="sum")
-    drawn = torch.multinomial(probabilities.double(), 1, generator=generator)[:, 0]
+    drawn = torch.multinomial(log.detach().double().exp(), 1, generator=generator)[:, 0]
     return functional.nll_loss(log, drawn, reduction="sum")
 
 

@@ -105,7 +105,8 @@ def run(
     plain = (
         not coupled and lengths is None and peepholes is None and not clip and tuple(named) == _DEFAULTS[kind] * count
     )
-    if plain and (kind != "GRU" or before_reset):
+    # torch.compile fails on these kernels where gradients are wanted (torch 2.13)
+    if plain and (kind != "GRU" or before_reset) and not torch.compiler.is_compiling():
         y, h, c = _by_torch(kind, x, w, r, b, h0, c0, direction)
     else:
         functions = _functions(named, params)

@@ -62,6 +62,12 @@ class Keeper:
         return found
 
 
+def freed(folder: Path) -> None:
+    """A run that never came to the end of an epoch, for its labels were wrong for instance, holds no other one up."""
+    if not (folder / _FILE).exists():
+        (folder / "run.json").unlink(missing_ok=True)
+
+
 def remove(folder: Path) -> None:
     """All that a finished run leaves, and the folder if nothing else lies in it."""
     for name in (_FILE, "log.csv", "run.json"):

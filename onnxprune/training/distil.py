@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from onnxprune.bridge.classes import as_logits
 from onnxprune.errors import UserError
 from onnxprune.training.feed import Batch
 from onnxprune.training.losses import Loss, Outputs, named
@@ -78,8 +79,8 @@ class Distilled:
         wide = [size for size in teacher.shape[1:] if size != 1]
         if teacher.dim() < 2 or len(wide) != 1:
             return unlikeness(student, teacher)
-        a = functional.log_softmax(student.reshape(len(student), -1) / self.temperature, dim=1)
-        b = functional.log_softmax(teacher.reshape(len(teacher), -1) / self.temperature, dim=1)
+        flat = (as_logits(x.reshape(len(x), -1)) for x in (student, teacher))
+        a, b = (functional.log_softmax(x / self.temperature, dim=1) for x in flat)
         return functional.kl_div(a, b, reduction="batchmean", log_target=True) * self.temperature**2
 
 

@@ -189,6 +189,8 @@ class _Run:
             )
         total, right_ones, all_ones, steps = self.ranks.summed([total, float(hits), float(seen), float(done)])
         accuracy = right_ones / all_ones if classes else None
+        if not all(bool(x.isfinite().all()) for x in self.module.state_dict().values() if x.is_floating_point()):
+            raise NotFinite(self._diverged(number, done - 1, "a weight or a running statistic"))
         measured, speedup = self._looked_at(number)
         return Epoch(number + 1, total / steps, accuracy, rate, measured, time.monotonic() - begun, speedup)
 
@@ -220,7 +222,7 @@ class _Run:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or math.inf)
         value, length = torch.stack([loss.detach().float(), norm.float()]).tolist()
         if not (math.isfinite(value) and math.isfinite(length)):
-            raise NotFinite(self._diverged(epoch, step, "loss" if not math.isfinite(value) else "gradient"))
+            raise NotFinite(self._diverged(epoch, step, "the loss" if not math.isfinite(value) else "the gradient"))
         self.optimizer.step()
         if self.pressure is not None:
             self.pressure.press(amount_at(self.recipe, rate))
@@ -239,7 +241,7 @@ class _Run:
         kept = ""
         if self.watch.keeper is not None and self.history:
             kept = f"; the checkpoint of epoch {epoch} is kept in {str(self.watch.keeper.folder)!r}"
-        return f"the {what} is no number any more (epoch {epoch + 1}, step {step + 1}): try {', '.join(advice)}{kept}"
+        return f"{what} is no number any more (epoch {epoch + 1}, step {step + 1}): try {', '.join(advice)}{kept}"
 
     def _measured(self, number: int) -> Measured | None:
         if self.val is None:
@@ -255,7 +257,7 @@ class _Run:
             ranks=self.ranks,
         )
         if not math.isfinite(found.loss):
-            raise NotFinite(self._diverged(number, self.steps - 1, "validation loss"))
+            raise NotFinite(self._diverged(number, self.steps - 1, "the validation loss"))
         return found
 
     def _benched(self) -> float | None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from onnxprune.bridge.classes import as_logits
 from onnxprune.errors import UnfitData, UserError
 from onnxprune.functions import function_of, theirs
 from onnxprune.training.feed import Batch
@@ -66,7 +67,7 @@ class Classification:
         least, most = int(labels.min()), int(labels.max())
         if least < 0 or most >= logits.shape[1]:
             raise UnfitData(f"labels run from {least} to {most}, for a model of {logits.shape[1]} classes")
-        return functional.cross_entropy(logits[: batch.count], labels, label_smoothing=self.smoothing)
+        return functional.cross_entropy(as_logits(logits[: batch.count]), labels, label_smoothing=self.smoothing)
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ The value by which epochs are compared, the larger the better: the user's metric
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from onnxprune.errors import NotFinite, UserError
-from onnxprune.functions import function_of, theirs
+from onnxprune.errors import UserError
+from onnxprune.evaluate import metric_of
 from onnxprune.training.feed import Feed
 from onnxprune.training.losses import Loss, named, right
 from onnxprune.training.ranks import Ranks
@@ -51,6 +50,7 @@ def measure(
 ) -> Measured:
     """Run a module in evaluation mode over all samples; it is left in the mode in which it was."""
     ranks = ranks or Ranks()
+    judged = metric_of(metric)
     training = module.training
     module.eval()
     try:
@@ -63,18 +63,15 @@ def measure(
             if counted is not None:
                 sums[2] += each.count
                 sums[3] += int(counted)
-            if metric is not None:
+            if judged is not None:
                 arrays = {name: tensor[: each.count].cpu().numpy() for name, tensor in found.items()}
                 labels = None if each.labels is None else each.labels.cpu().numpy()
-                with theirs(metric):
-                    sums[4] += each.count * float(function_of(metric)(arrays, labels))
+                sums[4] += each.count * judged(arrays, labels)
     finally:
         module.train(training)
     count, total, labelled, hits, measured = ranks.summed(sums)
     if not count:
         raise UserError("the validation data holds no samples")
-    if metric is not None and not math.isfinite(measured):
-        raise NotFinite(f"metric {metric!r} gives {measured / count}")
     return Measured(
         int(count),
         total / count,

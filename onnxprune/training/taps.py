@@ -16,9 +16,9 @@ from onnxprune.training.distil import Common
 
 
 def in_common(student: Model, teacher: Model) -> list[Common]:
-    """Tensors of floats of known rank that both models compute, in the student's order."""
+    """Tensors of floats of known rank that both models compute on the way, in the student's order."""
     shapes = (infer(student), infer(teacher))
-    theirs = {name for node in teacher.graph.node for name in node.output}
+    theirs = {name for node in teacher.graph.node for name in node.output} - {x.name for x in student.graph.output}
     made = {name for node in student.graph.node for name in node.output} | {x.name for x in student.graph.input}
     found = []
     for node in student.graph.node:

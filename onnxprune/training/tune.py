@@ -17,15 +17,17 @@ from onnxprune.analyze import analyze
 from onnxprune.bench import bench
 from onnxprune.bridge import from_torch, roles, to_torch, verify_torch
 from onnxprune.data import Dataset
-from onnxprune.errors import NoData, UserError
+from onnxprune.errors import NoData, UnfitData, UserError
 from onnxprune.evaluate import Evaluation, evaluate
+from onnxprune.held import held
+from onnxprune.images import ImageFiles
 from onnxprune.journal import digest
 from onnxprune.model import Model
 from onnxprune.normalize import normalize
 from onnxprune.probes import FLOATS
 from onnxprune.training import distil, taps
 from onnxprune.training.augment import Augment
-from onnxprune.training.checkpoint import Keeper
+from onnxprune.training.checkpoint import Keeper, freed
 from onnxprune.training.feed import Feed, laid_out
 from onnxprune.training.log import Epoch
 from onnxprune.training.loop import Moment, Trained, Watch, train
@@ -89,13 +91,14 @@ def tune(job: Job) -> Tuned:
     job = replace(job, model=normalize(job.model), teacher=normalize(job.teacher) if job.teacher else None)
     if job.tensorboard and job.folder is None:
         raise UserError("TensorBoard's files go into the folder of the run: name one")
-    with joined(job.device) as ranks:
+    with joined(job.device) as ranks, held(job.folder if ranks.first else None):
         return _tuned(job, ranks)
 
 
 def _tuned(job: Job, ranks: Ranks) -> Tuned:
     recipe = job.recipe
     notes: list[str] = []
+    _check_classes(job)
     job.doing("reading the data", 0.0)
     data, said = samples_of(job.data, on_progress=lambda part: job.doing("reading the data", part))
     notes += said
@@ -144,6 +147,19 @@ def _tuned(job: Job, ranks: Ranks) -> Tuned:
     job.doing("measuring")
     before, after = (_evaluated(job, each) if ranks.first else None for each in (job.model, tuned))
     return Tuned(tuned, trained, before, after, agreement.error, ranks.first, job.folder, tuple(notes))
+
+
+def _check_classes(job: Job) -> None:
+    """Class folders are numbered in their order: another set of them would mean other classes by the same labels."""
+    sources = [each.source for each in (job.data, job.val) if each is not None and isinstance(each.source, ImageFiles)]
+    names = [source.names for source in sources if source.labels is not None]
+    if len(names) == 2 and names[0] != names[1]:
+        odd = sorted(set(names[0]) ^ set(names[1]))
+        raise UnfitData(
+            f"the class folders of {str(sources[1].root)!r} are not those of {str(sources[0].root)!r}: {odd[0]!r} is "
+            "in one of them only, so the same label would mean different classes; add an empty folder where one is "
+            "missing"
+        )
 
 
 def _features(job: Job) -> tuple[str, ...]:
@@ -224,6 +240,7 @@ def _keeper(job: Job, ranks: Ranks, data: Samples, val: Samples | None) -> Keepe
         "average": recipe.ema > 0,
     }
     if ranks.first:
+        freed(job.folder)
         Keeper(job.folder, facts)
     ranks.wait()
     return Keeper(job.folder, facts)

@@ -340,3 +340,53 @@ def test_the_batches_of_all_processes_as_one(tmp_path: Path) -> None:
         distributed.destroy_process_group()
     for plain, ours in zip(*results, strict=True):
         assert torch.allclose(plain, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loop_that_runs_no_time_stacks_nothing(tmp_path: Path) -> None:
+    node, info, graph = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.helper.make_graph
+    body = graph(
+        [node("Neg", ["s"], ["next"]), node("Identity", ["going"], ["on"]), node("Abs", ["s"], ["row"])],
+        "body",
+        [info("i", 7, []), info("going", 9, []), info("s", 1, [2, 3])],
+        [info("on", 9, []), info("next", 1, [2, 3]), info("row", 1, [2, 3])],
+    )
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Loop", ["count", "", "h"], ["y", "rows"], body=body)]
+    weights = [
+        onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32), "w"),
+        onnx.numpy_helper.from_array(np.asarray(np.int64(0)), "count"),
+    ]
+    outputs = [info("y", 1, [2, 3]), info("rows", 1, [None, None, 3])]
+    main = graph(nodes, "main", [info("x", 1, [2, 3])], outputs, weights)
+    proto = onnx.helper.make_model(main, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model = loaded(proto, tmp_path)
+    module = onnxprune.to_torch(model)
+    verify_torch(module, model).require()
+    assert module(torch.ones(2, 3))[1].shape == (0, 2, 3)
+
+
+def test_recurrent_layers_compile_with_gradients(tmp_path: Path) -> None:
+    info = onnx.helper.make_tensor_value_info
+    rng = np.random.default_rng(0)
+    shapes = {"w": (1, 20, 4), "r": (1, 20, 5), "b": (1, 40)}
+    weights = [onnx.numpy_helper.from_array(rng.random(s, np.float32), name) for name, s in shapes.items()]
+    layer = onnx.helper.make_node("LSTM", ["x", "w", "r", "b"], ["y"], hidden_size=5)
+    main = onnx.helper.make_graph([layer], "main", [info("x", 1, [3, 2, 4])], [info("y", 1, [3, 1, 2, 5])], weights)
+    proto = onnx.helper.make_model(main, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    module = onnxprune.to_torch(loaded(proto, tmp_path))
+    x = torch.randn(3, 2, 4)
+    made = torch.compile(module, backend="aot_eager")(x)
+    made.sum().backward()
+    assert torch.allclose(made, module(x), atol=1e-6)
+    assert module.get_parameter("w").grad.abs().max() > 0
+
+
+def test_an_output_may_be_a_weight(tmp_path: Path) -> None:
+    info = onnx.helper.make_tensor_value_info
+    weight = onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32), "w")
+    outputs = [info("y", 1, [2, 3]), info("w", 1, [3, 3])]
+    main = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "main", [info("x", 1, [2, 3])], outputs, [weight]
+    )
+    proto = onnx.helper.make_model(main, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model = loaded(proto, tmp_path)
+    verify_torch(onnxprune.to_torch(model), model).require()

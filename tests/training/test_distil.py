@@ -99,3 +99,28 @@ def test_pruning_keeps_the_names_that_are_compared() -> None:
     logits, act2, total = module(torch.zeros(2, 3, 8, 8))
     assert (logits.shape, act2.shape, total.shape) == ((2, 10), (2, 16, 8, 8), (2, 8, 8, 8))
     assert not bool(logits.isnan().any())
+
+
+def test_behind_a_softmax_the_loss_is_that_of_the_logits() -> None:
+    logits, labels = STUDENT["y"], BATCH.labels
+    assert labels is not None
+    chances = {"y": logits.softmax(1)}
+    plain = float(functional.cross_entropy(logits, labels))
+    assert float(Classification()(chances, BATCH)) == pytest.approx(plain, rel=1e-5)
+    assert float(Classification()(STUDENT, BATCH)) == pytest.approx(plain, rel=1e-6)
+
+    class Ends(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x[:, :3] * 2).softmax(1)
+
+    of_logits = float(Distilled(Teacher(), ("y",))(STUDENT, BATCH))
+    assert float(Distilled(Ends(), ("y",))(chances, BATCH)) == pytest.approx(of_logits, rel=1e-4)
+
+
+def test_outputs_are_not_among_the_tensors_on_the_way() -> None:
+    """They would be named twice, and every output would lose its name."""
+    original = image_model()
+    ends = {value.name for value in original.graph.output}
+    common = [item.name for item in in_common(original, original)]
+    assert common
+    assert not ends.intersection(common)

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_models import image_model
 
 import onnxprune
 from onnxprune.cli import main
 from onnxprune.data import Request
 from onnxprune.errors import UserError
+from onnxprune.held import held
+from onnxprune.images import ImageFiles
 from onnxprune.model import Model
 from onnxprune.models_zoo import digits
 from onnxprune.normalize import restore
@@ -167,3 +170,42 @@ def test_what_is_not_data_is_named(pruned: Model) -> None:
         onnxprune.finetune(pruned, "photos/")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="teacher takes the Model"):
         onnxprune.finetune(pruned, onnxprune.open_data(SEEN, pruned), teacher="x")  # type: ignore[arg-type]
+
+
+def test_one_run_at_a_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with held(folder / "way"):
+        asked = ["finetune", "pruned.onnx", "--data", TRAINING, "--limit", "64", "--epochs", "1", "--run", "way"]
+        assert main(asked) == 2
+        assert "another run is at work in 'way'" in capsys.readouterr().err
+    assert main(asked) == 0
+
+
+def test_a_run_that_never_got_anywhere_is_in_nobody_s_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = np.random.default_rng(0).random((8, 1, 8, 8), np.float32)
+    np.savez(folder / "wrong.npz", image=wrong, labels=np.full(8, 99))
+    assert main(["finetune", "pruned.onnx", "--data", "wrong.npz", "--epochs", "1"]) == 2
+    assert "labels run from 99" in capsys.readouterr().err
+    assert main(["finetune", "pruned.onnx", "--data", TRAINING, "--limit", "64", "--epochs", "1"]) == 0
+
+
+def test_another_run_is_told_apart_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["finetune", "pruned.onnx", "--data", TRAINING, "--limit", "64", "--run", "way"]
+    assert main([*asked, "--epochs", "1"]) == 0
+    assert main([*asked, "--epochs", "2", "--optimizer", "adamw"]) == 2
+    assert "another run, which differs in epochs, optimizer: name a new folder" in capsys.readouterr().err
+
+
+def test_classes_of_validation_are_those_of_training(tmp_path: Path) -> None:
+    model = image_model(classes=3)
+    for place in ("train/a", "train/b", "train/c", "val/a", "val/c"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / place / "1.png")
+    data, val = (onnxprune.open_data(tmp_path / name, model) for name in ("train", "val"))
+    with pytest.raises(UserError, match=r"class folders of .*val' are not those of .*train': 'b' is in one of them"):
+        onnxprune.finetune(model, data, val=val, recipe=Recipe(epochs=1))
+    (tmp_path / "val/b").mkdir()
+    val = onnxprune.open_data(tmp_path / "val", model)
+    assert isinstance(val.source, ImageFiles)
+    assert val.source.labels == (0, 2)
+    assert "without images keep their numbers: b" in val.source.notes()[0]
+    onnxprune.finetune(model, data, val=val, recipe=Recipe(epochs=1, batch=3))

@@ -335,3 +335,12 @@ def test_half_the_bits_come_near() -> None:
     assert values[0] is not None
     assert values[1] == pytest.approx(values[0], abs=0.05)
     assert runs[0].history[0].loss != runs[1].history[0].loss
+
+
+def test_statistics_that_overflow_end_the_run_before_the_checkpoint(tmp_path: Path) -> None:
+    """BatchNormalization hides them from the loss."""
+    images, labels = digits.data("train")
+    huge = Held(Raw((images[:128] * np.float32(1e25),), labels[:128]))
+    with pytest.raises(UserError, match="a weight or a running statistic is no number any more"):
+        train(net(), huge, recipe=Recipe(epochs=1), watch=Watch(keeper=Keeper(tmp_path, {})))
+    assert not (tmp_path / "checkpoint.pt").exists()
