@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,9 +56,14 @@ def build(name: str, sizes: Mapping[str, int] | None = None, *, seed: int = 0) -
     import torch
 
     family, function = found.builder.split(".")
-    torch.manual_seed(seed)
+    make: Callable[..., Built] = getattr(import_module(f"onnxprune.models_zoo.builders.{family}"), function)
     try:
-        built: Built = getattr(import_module(f"onnxprune.models_zoo.builders.{family}"), function)(**arguments)
+        if sizes:
+            with torch.device("meta"), torch.no_grad():  # shapes without numbers tell at once whether it runs
+                trial = make(**arguments)
+                trial.module.eval()(*trial.inputs.values())
+        torch.manual_seed(seed)
+        built = make(**arguments)
     except (ValueError, ZeroDivisionError, RuntimeError) as error:
         said = ", ".join(f"{key}={value}" for key, value in arguments.items())
         raise UserError(f"{name} cannot be built with {said}: {' '.join(str(error).split())}") from None

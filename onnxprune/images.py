@@ -136,6 +136,8 @@ def image_files(root: Path, form: Form, how: Preprocess, limit: int | None) -> I
 def listed(root: Path) -> list[Parts]:
     """The images under a folder, or in a `.zip`, in order of their names."""
     _require_pillow()
+    if root.exists() and not root.is_dir() and not root.is_file():
+        raise UnfitData(f"{str(root)!r} is neither a folder nor a file")
     images = sorted(_zipped(root) if root.is_file() else _walked(root))
     if not images:
         raise UnfitData(f"{str(root)!r} holds no images ({', '.join(SUFFIXES)})")

@@ -5,6 +5,7 @@ Sizes are counted on torch's meta device, which has shapes and no numbers; that 
 
 from __future__ import annotations
 
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -131,6 +132,9 @@ def test_the_same_seed_gives_the_same_network() -> None:
         ("resnet50", {"sid": 64}, "'side'"),
         ("resnet50", {"classes": 0}, "1 to 131072"),
         ("llama", {"heads": 6, "kv_heads": 5, "layers": 1}, "cannot be built"),
+        ("crnn", {"width": 1}, "cannot be built with hidden=256, width=1, classes=37: .* too small"),
+        ("unet", {"side": 7, "width": 4}, "too small"),
+        ("yolov8_n", {"side": 33}, "Sizes of tensors must match"),
     ],
 )
 def test_mistakes(name: str, sizes: dict[str, int], said: str) -> None:
@@ -187,8 +191,10 @@ def test_pictures_that_are_none(tmp_path: Path) -> None:
         pictures(tmp_path / "none", 32)
     _draw(tmp_path / "data", 2)
     (tmp_path / "data" / "left" / "000.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"cannot read 'left/000\.png'"):
+    with pytest.raises(UserError, match=r"cannot read 'left/000\.png' in .*: no image of a known format$"):
         pictures(tmp_path / "data", 32)
+    with pytest.raises(UserError, match="is neither a folder nor a file"):
+        pictures(Path(os.devnull), 32)
 
 
 def test_training_learns_and_repeats_itself() -> None:

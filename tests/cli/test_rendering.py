@@ -97,6 +97,26 @@ def test_a_table_gives_way_in_its_names_only() -> None:
     assert lines[4] == "x" * 80
 
 
+@pytest.mark.parametrize("width", ["0", "20", "40"])
+def test_no_number_is_cut_short(monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    columns = (Column("Name", name=True), *(Column(f"Number {i}") for i in range(4)))
+    lines = rendered([Grid(columns, [["n" * 30, *(f"{i}23,456 M" for i in range(4))]])]).splitlines()
+    assert all(f"{i}23,456 M" in lines[2] for i in range(4))
+    assert ("n" * 30 in lines[2]) == (width == "0"), "nobody knows how wide it is, so it is 80 columns"
+
+
+def test_wide_characters_take_two_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    columns = (Column("Name", name=True), Column("Number"))
+    names = [f"層の名前/{i}/" + "重み" * i for i in range(5)]
+    lines = rendered([Grid(columns, [[name, "1,234"] for name in names])]).splitlines()[2:]
+    assert all("1,234" in line for line in lines)
+    assert len({line.split()[0] for line in lines}) == 5
+    assert lines[1].split()[0] == names[1]
+    assert "…" not in "".join(lines), "rich cuts where we have not"
+
+
 def test_a_name_that_the_terminal_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
