@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--steps", default="1,30")
     parser.add_argument("--criteria", default="l1,taylor,group_fisher,hessian,grad_norm")
     parser.add_argument("--normalize", default="none,macs,activation")
+    parser.add_argument("--round-to", type=int, default=1, help="widths in multiples of this")
     parser.add_argument("--tune", help="what to train on for a short while, with labels; every cut the same")
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=1)
@@ -74,7 +75,7 @@ def cut(
 ) -> dict[str, float | str]:
     asks = Request(args.calib, limit=args.samples, batch=64) if criterion in ASKING else None
     score = Score(criterion, data=asks)
-    select = Select(targets=(f"macs={args.macs}",), per=per, round_to=1)
+    select = Select(targets=(f"macs={args.macs}",), per=per, round_to=args.round_to)
     way = [Steps(score, select, Verify("structural"), steps)] if steps > 1 else [score, select]
     start = time.perf_counter()
     plan = PassManager([Normalize(), Analyze(), *way]).run(model).plan
