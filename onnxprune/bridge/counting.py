@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from onnxprune.bridge.registry import Numbers
+from onnxprune.errors import UserError
 
 _SPLITTER = 2.0**29 + 1.0
 
@@ -126,8 +127,10 @@ def cut(data: Numbers, starts: Any, ends: Any, axes: Any = None, steps: Any = No
     axes = range(len(starts)) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        length = dims(data)[axis]
-        data = take(data, list(range(length))[slice(start, end, step)], axis)
+        lengths = dims(data)
+        if axis >= len(lengths):  # a list of no rows does not know how long they would be
+            raise UserError("this input makes tensors of size 0 where the graph computes shapes; the module cannot")
+        data = take(data, list(range(lengths[axis]))[slice(start, end, step)], axis)
     return data
 
 

@@ -197,6 +197,8 @@ def test_sizes_are_computed_as_the_graph_computes_them() -> None:
     assert counting.transpose([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], [2, 0, 1]) == [[[1, 3], [5, 7]], [[2, 4], [6, 8]]]
     assert counting.reshape([1, 2, 3, 4], [-1, 2]) == [[1, 2], [3, 4]]
     assert counting.cut([1, 2, 3, 4], [-1], [-5], [0], [-2]) == [4, 2]
+    with pytest.raises(UserError, match="size 0"):
+        counting.cut([], [0], [1], [1], [1])
 
 
 def test_everything_in_double_precision(tmp_path: Path) -> None:
