@@ -49,13 +49,14 @@ class Choose:
         data = reopened(few, state.model)
         original = Reference(state.model, data, threads=self.threads)
         found: list[tuple[float, State, str]] = []
-        said, why = [], UserError("no criterion was tried")
+        said, without, why = [], [], UserError("no criterion was tried")
         for criterion in self.candidates:
             try:
                 made = replace(self.score, criterion=criterion, data=few).run(state)
                 made = self._select(criterion).run(made)
             except UserError as error:  # bn_scale without BatchNormalization, for instance
                 why = error
+                without.append(criterion)
                 continue
             assert made.plan is not None
             solved = State(apply(state.model, made.plan), original=state.model, plan=made.plan)
@@ -70,6 +71,7 @@ class Choose:
             raise why
         off, best, criterion = min(found, key=lambda each: each[0])
         told = f"criterion auto took {criterion}; outputs were off by {', '.join(said)} on {SAMPLES} samples at most"
+        told += f"; nothing came of {', '.join(without)}" if without else ""
         return changed(best, notes=(told, *best.notes))
 
     def _select(self, criterion: str) -> Select:

@@ -114,6 +114,11 @@ def test_a_criterion_chosen_by_trying(run: Run) -> None:
     assert said.data["after"]["accuracy"] > 0.98
 
 
+def test_auto_says_what_it_could_not_try(run: Run, model: Path) -> None:
+    said = run("prune", model, "--criterion", "auto", "--calib", "random:8", "--round-to", "1", "--no-bench")
+    assert "; nothing came of bn_scale\n" in said.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
