@@ -29,6 +29,8 @@ from onnxprune.passes.compensate import MAKE_UPS
 from onnxprune.reconstruction import DATA_CRITERIA, data_scores
 from onnxprune.terms import Widths
 
+ALLOCATIONS = {"ratio": "one ratio", "ranking": "one ranking", "macs": "per MAC"}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--macs", default="0.5,0.4,0.3,0.2")
     parser.add_argument("--criteria", default="l1,l2,fpgm,random,activation,apoz,cosine,obs")
+    parser.add_argument("--allocations", default=",".join(ALLOCATIONS), help="of these; macs: criteria that ask data")
     parser.add_argument("--modes", default="sequential", help=f"of {','.join(MAKE_UPS[:-1])}")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", type=Path)
@@ -47,11 +50,12 @@ def main() -> None:
     print(f"original: {100 * accuracy(model, test):.2f} %")
     rows = []
     targets, modes = [float(part) for part in args.macs.split(",")], args.modes.split(",")
+    allocations = args.allocations.split(",")
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(args.seeds):
             calib = open_data(drawn(args.calib, args.samples, seed, folder), model, limit=args.samples, batch=64)
             for criterion in args.criteria.split(","):
-                for row in cuts(model, criterion, calib, test, targets, modes):
+                for row in cuts(model, criterion, calib, test, targets, modes, allocations, seed):
                     rows.append({"seed": seed, **row})
                     print(
                         "{seed} {criterion:<11}{allocation:<12}{macs:5.2f}  cut {raw:6.2f} %  {mode:<10} "
@@ -76,18 +80,29 @@ def drawn(spec: str, count: int, seed: int, folder: str) -> str:
 
 
 def cuts(
-    model: onnxprune.Model, criterion: str, calib: Dataset, test: Dataset, targets: list[float], modes: list[str]
+    model: onnxprune.Model,
+    criterion: str,
+    calib: Dataset,
+    test: Dataset,
+    targets: list[float],
+    modes: list[str],
+    allocations: list[str],
+    seed: int,
 ) -> Iterator[dict[str, object]]:
     coupling = onnxprune.analyze(model)
     meter = Meter(model, coupling)
     widths = Widths(coupling, meter.shapes)
     work = terms_of("macs", model, meter, widths)
     asks = criterion in DATA_CRITERIA
-    scores = data_scores(model, coupling, criterion, calib) if asks else onnxprune.score(model, coupling, criterion)
-    orders = {"one ratio": order_of(coupling, scores), "one ranking": order_of(coupling, scores, scope="global")}
     if asks:
-        orders["per MAC"] = order_of(coupling, scores, per=work)
-    for allocation, order in orders.items():
+        scores = data_scores(model, coupling, criterion, calib)
+    else:
+        scores = onnxprune.score(model, coupling, criterion, seed=seed)
+    for allocation in allocations:
+        if allocation == "macs" and not asks:
+            continue
+        options = {"ratio": {}, "ranking": {"scope": "global"}, "macs": {"per": work}}[allocation]
+        order = order_of(coupling, scores, **options)
         for target in targets:
             plan = select_within(order, [f"macs={target}"], meter)
             pruned = onnxprune.apply(model, plan)
@@ -101,7 +116,7 @@ def cuts(
                 seconds = time.perf_counter() - start
                 yield {
                     "criterion": criterion,
-                    "allocation": allocation,
+                    "allocation": ALLOCATIONS[allocation],
                     "macs": target,
                     "raw": raw,
                     "mode": mode,

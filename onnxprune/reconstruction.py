@@ -11,7 +11,9 @@ For `obs` with H = E[x x'] of a reader's rows, removing the features u costs W_u
     W  <- W - W_u (H^-1_uu)^-1 H^-1_u:          H^-1 <- H^-1 - H^-1_:u (H^-1_uu)^-1 H^-1_u:
 
 which is the optimal brain surgeon (Hassibi and Stork 1993) with whole channels for single weights, as in ZipLM and
-OBSPA. Costs of one group's readers add up, and being shares of what the network computes they compare between groups.
+OBSPA. Costs of one group's readers add up. What such an error does at the end differs from group to group, so it is
+measured: one group after the other loses the half of its units that goes first, its readers make up for that, the model
+runs on a few samples, and all scores of the group are scaled such that they add up to the error at the outputs.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ from numpy.typing import NDArray
 from onnxprune.batches import Batch
 from onnxprune.coupling import Coupling, Group, Indices, Reason, Slot
 from onnxprune.errors import NoScores
-from onnxprune.linear_layers import WIDEST
+from onnxprune.exchanged import errors
+from onnxprune.linear_layers import WIDEST, matrices, stored
 from onnxprune.model import Model
+from onnxprune.recurrent_layers import as_matrix, as_stored
 from onnxprune.scores import Scores
 from onnxprune.statistics import Progress, Reading, read
+from onnxprune.tensors import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -41,6 +46,8 @@ CANDIDATES = 4
 """For each that goes, how many of the cheapest are considered."""
 SPARSE = 0.8
 """The share of columns that is left when the rest is dropped."""
+FAINT = 1e-6
+"""What is below this share of the outputs' power is not told from rounding."""
 STILL = 1e-12
 """A variance below this share of the mean square is none."""
 
@@ -67,11 +74,13 @@ def data_scores(
     reading = {slot.tensor for group in coupling.groups for slot in group.weights if slot.role == "in"}
     products = criterion in _OF_PRODUCTS
     readings = read(model, data, reading, products=products, threads=threads, on_progress=on_progress)
+    asked: dict[str, list[Reader]] = {}
     by_group: dict[str, Floats] = {}
     skipped: dict[str, Reason] = {}
     for group in coupling.groups:
         readers = _readers(group, readings)
         if readers:
+            asked[group.name] = readers
             by_group[group.name] = DATA_CRITERIA[criterion](readers, group.size)
             continue
         asks = f"criterion {criterion!r} asks the layers that read a channel"
@@ -80,7 +89,49 @@ def data_scores(
         skipped[group.name] = Reason("no-scores", sentence, group.nodes[0] if group.nodes else "")
     if coupling.groups and not by_group:
         raise NoScores(f"{next(iter(skipped.values())).sentence}, and no other group is either")
-    return Scores(criterion, MappingProxyType(by_group), MappingProxyType(skipped), 0, "sum", "none")
+    found = Scores(criterion, MappingProxyType(by_group), MappingProxyType(skipped), 0, "sum", "none")
+    return found if criterion != "obs" else found.weighed(_carried(model, asked, by_group, data, threads))
+
+
+def _carried(
+    model: Model, asked: Mapping[str, list[Reader]], scores: Mapping[str, Floats], data: Iterable[Batch], threads: int
+) -> dict[str, float]:
+    """Of each group, how much of what its readers get wrong arrives at the outputs."""
+    gone = {name: np.argsort(found, kind="stable")[: len(found) // 2] for name, found in scores.items()}
+    without = [_without(readers, gone[name], model.weights) for name, readers in asked.items()]
+    arrived = errors(model, data, without, threads=threads)
+    left = {name: float(found[gone[name]].sum()) for name, found in scores.items()}
+    return {name: (error + FAINT) / (left[name] + FAINT) for name, error in zip(asked, arrived, strict=True)}
+
+
+def _without(readers: list[Reader], gone: Indices, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The readers' weights after these units went and the rest has made up for them; shapes stay."""
+    found: dict[str, Tensor] = {}
+    for layer in {reader.reading.layer.weight: reader.reading.layer for reader in readers}.values():
+        # what a recurrent layer makes of its input is no tensor: of such a one `y` is what it reads
+        recurrent = layer.y == layer.x
+        own = as_matrix(layer, weights) if recurrent else weights
+        now = matrices(layer, own)
+        for reading, features in ((r.reading, r.features) for r in readers if r.reading.layer is layer):
+            weight = _made_up(reading, np.concatenate([features[unit] for unit in gone.tolist()] or [gone]))
+            if layer.bias is not None:
+                now.bias[reading.group] += (now.weight[reading.group] - weight) @ reading.mean
+            now.weight[reading.group] = weight
+        tensors = stored(layer, now, own)
+        found |= as_stored(layer, tensors, weights) if recurrent else tensors
+    return found
+
+
+def _made_up(reading: Reading, gone: Indices) -> Floats:
+    """The weights that come closest to what a layer computed, with zeros for the features that went."""
+    kept = np.setdiff1d(np.arange(len(_covariance(reading))), gone)
+    system = _covariance(reading)[np.ix_(kept, kept)]
+    np.einsum("ff->f", system)[...] += ridge(reading)
+    weight = reading.weight.copy()
+    lost = _covariance(reading)[np.ix_(kept, gone)] @ weight[:, gone].T
+    weight[:, kept] += np.linalg.solve(system, lost).T
+    weight[:, gone] = 0.0
+    return weight
 
 
 def _readers(group: Group, readings: Mapping[str, tuple[Reading, ...]]) -> list[Reader]:

@@ -38,6 +38,8 @@ class Reading:
     """(outputs, features)."""
     covariance: Floats | None
     """(features, features); the second moment where the layer has no bias to take up the mean. None: not asked for."""
+    mean: Floats
+    """(features,)."""
     second: Floats
     """(features,): the mean of the squares."""
     active: Floats
@@ -139,7 +141,7 @@ class _Sums:
             mean = self.x / n
             covariance -= mean[:, None] * mean
         weight = matrices(layer, asked.weights).weight[group]
-        return Reading(layer, group, weight, covariance, self.squares / n, self.active / n, n, power)
+        return Reading(layer, group, weight, covariance, self.x / n, self.squares / n, self.active / n, n, power)
 
 
 def _askable(asked: _Asked, products: bool) -> bool:

@@ -112,6 +112,13 @@ class Walk:
         for index, made in enumerate(self._ran(stop, [name])):
             yield self._finite(name, self._counted(made[name], index), index)
 
+    def ending(self, names: Iterable[str]) -> Iterator[dict[str, Array]]:
+        """Of these tensors those that are still to be made, batch by batch; nodes that are ahead stay there."""
+        ahead = {name for node in self.model.graph.node[self.position :] for name in node.output}
+        outputs = [name for name in names if name in ahead]
+        for index, made in enumerate(self._ran(len(self.model.graph.node), outputs) if outputs else ()):
+            yield {name: self._counted(array, index) for name, array in made.items()}
+
     def _counted(self, array: Array, index: int) -> Array:
         count, size = self.counts[index], self._sizes[index]
         stacked = array.ndim > 0 and array.shape[0] == size

@@ -39,7 +39,8 @@ def reader(
     """Of a layer with a bias that reads these rows again and again."""
     x, weight = np.asarray(x, float), np.asarray(weight, float)
     covariance = np.atleast_2d(np.cov(x.T, bias=True))
-    reading = Reading(LAYER, 0, weight, covariance, np.square(x).mean(axis=0), (x != 0).mean(axis=0), count, power)
+    mean, second, active = x.mean(axis=0), np.square(x).mean(axis=0), (x != 0).mean(axis=0)
+    reading = Reading(LAYER, 0, weight, covariance, mean, second, active, count, power)
     units = units or [[feature] for feature in range(x.shape[1])]
     return Reader(reading, tuple(np.array(columns, np.int64) for columns in units))
 
@@ -334,6 +335,64 @@ def test_obs_and_compensation_agree_on_what_a_cut_costs() -> None:
     deviation = evaluate(found.model, data, original=model).deviation
     assert deviation is not None
     assert deviation < 1e-5
+
+
+def test_obs_weighs_groups_by_what_arrives_at_the_outputs() -> None:
+    """Two branches that are alike; what the second makes is added a hundred times weaker."""
+    n = Net()
+    image = n.image("batch", 3, 6, 6)
+    ways = []
+    for name in "ab":
+        x = n.op("Relu", n.conv(image, 8, 3, name=f"{name}.first"), name=f"{name}.relu")
+        ways.append(n.conv(x, 5, name=f"{name}.second"))
+    faint = n.op("Mul", ways[1], n.const(np.float32(0.01)), name="faint")
+    n.output(n.op("Add", ways[0], faint, name="sum"))
+    model = prepared(n.proto())
+    model = with_weights(
+        model, **{f"b.{rest}": model.weights[f"a.{rest}"].array() for rest in ("first.weight", "first.bias")}
+    )
+    model = with_weights(
+        model, **{f"b.{rest}": model.weights[f"a.{rest}"].array() for rest in ("second.weight", "second.bias")}
+    )
+    by_group = scored(model, "obs", "random:100").by_group
+    ratio = by_group["b.first"] / by_group["a.first"]
+    assert ratio == pytest.approx(np.full(8, 1e-4), rel=0.3)
+
+
+def twice(array: Array, axis: int) -> Array:
+    """Every second channel is two times the one before."""
+    array = array.copy()
+    pairs = np.moveaxis(array, axis, 0)
+    pairs[1::2] = 2 * pairs[::2]
+    return array
+
+
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose", "Conv of 2", "ConvTranspose of 2", "LSTM"])
+def test_what_obs_expects_of_the_readers_is_measured(kind: str) -> None:
+    """Half of the channels are copies and a constant: the others and the bias make up for them."""
+    n = Net()
+    group = 2 if "2" in kind else 1
+    # zeros between the inputs of a ConvTranspose stay zeros, so that a constant is none for its rows
+    offsets = np.float32([0, 0 if "Transpose" in kind else 3] * 4)
+    if kind == "LSTM":
+        x = n.op("Relu", n.linear(n.input("x", 4, 3, 5), 8, name="first"), name="relu")
+        weights = n.weight(1, 16, 8, name="w"), n.weight(1, 16, 4, name="r"), n.weight(1, 32, name="b")
+        y = n.op("LSTM", n.op("Add", x, n.const(offsets)), *weights, hidden_size=4, name="past")
+        n.output(n.linear(n.op("Squeeze", y, n.ints(1), name="flat"), 2, name="last"))
+    else:
+        x = n.op("Relu", n.conv(n.image("batch", 3, 6, 6), 8, name="first"), name="relu")
+        x = n.op("Add", x, n.const(offsets.reshape(8, 1, 1)))
+        shape = (6, 8 // group, 3, 3) if kind.startswith("Conv ") or kind == "Conv" else (8, 6 // group, 3, 3)
+        weights = n.weight(*shape, name="w"), n.weight(6, name="b")
+        n.output(n.conv(n.op("Relu", n.op(kind.split()[0], x, *weights, group=group)), 2, name="last"))
+    model = prepared(n.proto())
+    weight, bias = model.weights["first.weight"].array(), model.weights["first.bias"].array()
+    axis = weight.shape.index(8)
+    model = with_weights(model, first__weight=twice(weight, axis), first__bias=twice(bias + 0.5, 0))
+    scores = np.sort(scored(model, "obs", "random:400").by_group["first"])
+    half = len(scores) // 2
+    assert scores[:half].sum() < 1e-4, "what arrives at the outputs when the copies are gone"
+    assert scores[half:].sum() > 10 * scores[:half].sum()
 
 
 def recurrent(kind: str = "LSTM", gates: int = 4) -> Model:
