@@ -1,7 +1,8 @@
 """Run a command in a process of its own and measure all of it: wall time, peak memory, what it said.
 
-What a parent holds is never counted to the child: the child's own counters are read when it is reaped (wait4), and
-its anonymous memory, which no page cache can give back, is sampled from /proc while it runs.
+What a parent holds is never counted to the child. The system's own counter (wait4) does count it, for a child begins as
+its parent's copy; so the child's peak, and its anonymous memory, which no page cache can give back, are sampled from
+/proc while it runs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SAMPLE_SECONDS = 0.02
+SAMPLED = ("VmHWM", "RssAnon")
+"""Lines of /proc/PID/status, in kilobytes: the peak so far of the resident size, and the anonymous part of it now."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,14 @@ class Child:
     stdout: str
     stderr: str
     seconds: float
+    """Of the wall clock."""
+    cpu_seconds: float
+    """Of all its threads: what stays the same on a machine that others use."""
     peak_rss: int
-    """Bytes, the largest resident size; pages of mapped files count, although the system may drop them at any time."""
+    """Bytes, the largest resident size; pages of mapped files count, although the system may drop them at any time.
+
+    Where the system has no /proc it is at least what the parent held when the child started.
+    """
     peak_anonymous: int
     """Bytes, the largest sampled anonymous resident size; 0 where the system has no /proc."""
     timed_out: bool = False
@@ -80,7 +89,7 @@ def run(
         if timeout:
             timer.start()
         finished = threading.Event()
-        samples: list[int] = [0]
+        samples: dict[str, int] = dict.fromkeys(SAMPLED, 0)
         sampler = threading.Thread(target=_sample, args=(process.pid, finished, samples), daemon=True)
         sampler.start()
         _, wait_status, usage = os.wait4(process.pid, 0)
@@ -96,8 +105,9 @@ def run(
             stdout=stdout.read(),
             stderr=stderr.read(),
             seconds=seconds,
-            peak_rss=usage.ru_maxrss * 1024,
-            peak_anonymous=max(samples),
+            cpu_seconds=usage.ru_utime + usage.ru_stime,
+            peak_rss=samples["VmHWM"] or usage.ru_maxrss * 1024,
+            peak_anonymous=samples["RssAnon"],
             timed_out=timed_out.is_set(),
         )
 
@@ -107,11 +117,16 @@ def _stop(process: subprocess.Popen[bytes], timed_out: threading.Event) -> None:
     process.kill()
 
 
-def _sample(pid: int, finished: threading.Event, samples: list[int]) -> None:
+def _sample(pid: int, finished: threading.Event, samples: dict[str, int]) -> None:
     status = Path(f"/proc/{pid}/status")
-    while not finished.wait(SAMPLE_SECONDS):
+    while True:
         try:
-            text = status.read_text()
+            lines = status.read_text().splitlines()
         except OSError:
             return
-        samples += [int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("RssAnon:")]
+        for line in lines:
+            name, _, rest = line.partition(":")
+            if name in samples:
+                samples[name] = max(samples[name], int(rest.split()[0]) * 1024)
+        if finished.wait(SAMPLE_SECONDS):
+            return

@@ -5,7 +5,7 @@
 Calibration needs no labels, the test data does. Each row is one cut: by one ratio in all groups, by one ranking over
 all of them, or by importance per multiply-accumulate; `--calib none` calibrates on synthetic images. With `--seeds 3`
 everything is done on three samples of the calibration arrays, an .npz file. What others keep of the same network:
-compensation_peers.py.
+peers.py.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peer_networks import with_weights
 from torch import nn
 
 import onnxprune
@@ -168,14 +169,6 @@ def torch_pruning(
         "tuned": accuracy(module),
         "seconds": time.monotonic() - begun,
     }
-
-
-def with_weights(module: nn.Module, model: onnxprune.Model) -> nn.Module:
-    """The network with the file's weights, which have its names."""
-    names = [name for name in module.state_dict() if not name.endswith("num_batches_tracked")]
-    state = {name: torch.from_numpy(model.weights[name].array().copy()) for name in names}
-    module.load_state_dict(state, strict=False)
-    return module
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ BORDER = 4
 SMOOTHING = 0.1
 WARM_UP = 0.25
 """The share of the steps in which the rate rises."""
+LEAST_STEPS = 5
+"""Of the cycle: in one of four the rise would end where it starts, and torch divides by its length."""
 _EVALUATION = 500
 
 
@@ -42,7 +44,8 @@ def train(
     network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # missing in its stubs
     steps = len(part.labels) // recipe.batch * recipe.epochs
     optimizer = _optimizer(network, recipe)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps, pct_start=WARM_UP)
+    length = max(steps, LEAST_STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=length, pct_start=WARM_UP)
     padded = np.pad(part.pictures, ((0, 0), (BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="reflect")
     labels = torch.from_numpy(part.labels)
     done = 0

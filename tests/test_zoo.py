@@ -217,6 +217,17 @@ def test_training_learns_and_repeats_itself() -> None:
         training.train(module, part, Recipe(1), on_step=lambda *_: None)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_a_training_of_few_steps_ends(steps: int) -> None:
+    """torch's cycle divides by zero at four."""
+    rng = np.random.default_rng(0)
+    part = Part(rng.integers(0, 255, (4 * steps, 32, 32, 3), np.uint8), rng.integers(0, 2, 4 * steps))
+    done: list[int] = []
+    module = building.build("slim_vgg", {"classes": 2}).module
+    training.train(module, part, Recipe(1, batch=4), on_step=lambda *step: done.append(step[0]))
+    assert done == [*range(1, steps + 1)]
+
+
 def test_augmentation_moves_and_mirrors() -> None:
     image = np.arange(32 * 32 * 3, dtype=np.uint32).reshape(1, 32, 32, 3).astype(np.uint8)
     padded = np.pad(image, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
