@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,13 @@ def _drop_traces(proto: onnx.ModelProto) -> None:
 
 
 def _name_layers(graph: onnx.GraphProto) -> None:
-    """A node that owns a weight is called as its module is: `layer1.0.conv1`, not `node_conv2d_1`."""
+    """A node that owns a weight is called as its module is: `layer1.0.conv1`, not `node_conv2d_1`.
+
+    Where a module runs several times, its nodes are `head`, `head@2`, `head@3`: onnxruntime takes no name twice.
+    """
+    runs: Counter[str] = Counter()
     for node in graph.node:
         if len(node.input) > 1 and node.input[1].endswith(".weight"):
-            node.name = node.input[1].removesuffix(".weight")
+            name = node.input[1].removesuffix(".weight")
+            runs[name] += 1
+            node.name = name if runs[name] == 1 else f"{name}@{runs[name]}"

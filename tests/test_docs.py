@@ -96,6 +96,7 @@ def test_files_that_are_named_exist(path: Path) -> None:
     """`onnxprune/rules/conv.py` anywhere, and in ARCHITECTURE.md also plain `solve.py`, wherever in the core."""
     text = path.read_text("utf-8")
     named = re.findall(r"`((?:onnxprune|passes|cli|models_zoo|tests|benchmarks|docs)/[\w./-]+\.\w+)`", text)
+    named += re.findall(r"python ((?:benchmarks|examples)/[\w./-]+\.py)", text)
     assert [name for name in named if not (ROOT / name).exists()] == []
     if path.name == "ARCHITECTURE.md":
         there = {file.name for folder in ("onnxprune", "models_zoo") for file in (ROOT / folder).rglob("*.py")}

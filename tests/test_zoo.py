@@ -119,6 +119,28 @@ def test_files_compute_what_the_networks_do(files: dict[str, tuple[Built, Path]]
         np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
+def test_a_module_that_runs_several_times_has_a_node_for_each(tmp_path: Path) -> None:
+    """onnxruntime takes no name twice; so RetinaNet's file once could not be run."""
+    import onnxruntime
+
+    class Levels(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Conv2d(3, 4, 1)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            half = torch.nn.functional.avg_pool2d(image, 2)
+            return self.head(image).mean((2, 3)) + self.head(half).mean((2, 3))
+
+    built = Built(Levels(), {"image": torch.randn(2, 3, 8, 8)})
+    path = tmp_path / "levels.onnx"
+    building.write(built, path)
+    assert [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"] == ["head", "head@2"]
+    image = built.inputs["image"].numpy()
+    (found,) = onnxruntime.InferenceSession(path).run(None, {"image": image})
+    np.testing.assert_allclose(found, built.module(built.inputs["image"]).detach().numpy(), atol=1e-5)
+
+
 def test_the_same_seed_gives_the_same_network() -> None:
     first, second, other = (building.build("slim_vgg", seed=seed).module.state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], second[name]) for name in first)
