@@ -11,12 +11,12 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
-import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
+
+from onnxprune.bridge.exporting import tidy
 
 
 def export(
@@ -36,35 +36,15 @@ def export(
             verbose=False,
         )
     assert program is not None
+    if keep_batchnorm:
+        tidy(program.model, {name for name, _ in network.named_parameters()})
     with tempfile.TemporaryDirectory() as folder:
         program.save(Path(folder) / "model.onnx")
         proto = onnx.load(Path(folder) / "model.onnx")
-    if keep_batchnorm:
-        named = {name for name, _ in network.named_parameters()}
-        onnxscript.optimizer.fold_constants(proto, should_fold=lambda node: _may_fold(node, named))
-        onnxscript.optimizer.remove_unused_nodes(proto)
-        _drop_zero_biases(proto.graph)
     _drop_traces(proto)
     _name_layers(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
     return proto
-
-
-def _may_fold(node: Any, named: set[str]) -> bool | None:
-    """A small weight, transposed beforehand, would lose its name. None: as usual."""
-    return False if any(value is not None and value.name in named for value in node.inputs) else None
-
-
-def _drop_zero_biases(graph: onnx.GraphProto) -> None:
-    """Without its optimiser the exporter gives a bias of zeros to every convolution that has none."""
-    zeros = {weight.name for weight in graph.initializer if not onnx.numpy_helper.to_array(weight).any()}
-    for node in graph.node:
-        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in zeros:
-            del node.input[2]
-    used = {name for node in graph.node for name in node.input}
-    kept = [weight for weight in graph.initializer if weight.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
 
 
 def _drop_traces(proto: onnx.ModelProto) -> None:

@@ -52,7 +52,8 @@ def to_torch(
 
     found = untied(_model(model, "to_torch"))
     decided = which_train.decide(found, train, freeze)
-    module = translate(found, which_train.table(decided), dtype)
+    frozen = frozenset() if which_train.opened(found, decided) else which_train.frozen_bodies(found)
+    module = translate(found, which_train.table(decided), dtype, frozen)
     return module.eval()
 
 

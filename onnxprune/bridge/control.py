@@ -1,4 +1,8 @@
-"""Control flow: bodies are modules of their own, called as often as the data says. Gradients flow through what ran."""
+"""Control flow: bodies are modules of their own, called as often as the data says.
+
+Bodies in which layers stand run without gradients; those that only move values pass gradients on. `which_train` says
+which are which, and a pattern for a weight that gets its gradient only through bodies opens them.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,23 @@ def entered(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype)
 
 
+class Frozen(nn.Module):
+    """Runs bodies in which layers stand: nothing in them trains."""
+
+    def __init__(self, runs: nn.Module) -> None:
+        super().__init__()
+        self.runs = runs
+
+    def forward(self, *args: Any) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            made: tuple[Tensor, ...] = self.runs(*args)
+        return made
+
+
+def _run(s: Step, module: nn.Module, *args: Any) -> list[fx.Node | None]:
+    return s.several(s.apply(Frozen(module) if s.node.output[0] in s.build.frozen else module, *args))
+
+
 class Branch(nn.Module):
     """Runs one of two bodies."""
 
@@ -37,7 +58,7 @@ class Branch(nn.Module):
 def branch(s: Step) -> Sequence[fx.Node | None]:
     yes, reads_yes = s.build.subgraph(s.attr("then_branch"))
     no, reads_no = s.build.subgraph(s.attr("else_branch"))
-    return s.several(s.apply(Branch(yes, no), s.tensor(0), reads_yes, reads_no))
+    return _run(s, Branch(yes, no), s.tensor(0), reads_yes, reads_no)
 
 
 class Repeat(nn.Module):
@@ -81,7 +102,7 @@ def loop(s: Step) -> Sequence[fx.Node | None]:
     listed = len(graph.input[0].type.tensor_type.shape.dim) == 1
     empty = [_nothing(s, value.type.tensor_type) for value in graph.output[1 + len(states) :]]
     module = Repeat(body, len(states), listed, empty)
-    return s.several(s.apply(module, s.numbers(0), s.tensor(1), states, taken, s.build.device))
+    return _run(s, module, s.numbers(0), s.tensor(1), states, taken, s.build.device)
 
 
 def _nothing(s: Step, kind: onnx.TypeProto.Tensor) -> tuple[list[int], torch.dtype]:
@@ -124,4 +145,4 @@ def scan(s: Step) -> Sequence[fx.Node | None]:
     made = len(s.node.output) - len(states)
     axes = (list(s.attr("scan_input_axes", [0] * count)), list(s.attr("scan_output_axes", [0] * made)))
     turns = (list(s.attr("scan_input_directions", [0] * count)), list(s.attr("scan_output_directions", [0] * made)))
-    return s.several(s.apply(Sweep(body, axes, turns), states, scanned, taken))
+    return _run(s, Sweep(body, axes, turns), states, scanned, taken)

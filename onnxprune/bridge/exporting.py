@@ -74,7 +74,7 @@ def export(
     with evaluating(module), tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
         program = _program(module, examples, free, given, opset, keep_batchnorm)
         if keep_batchnorm:
-            _tidy(program.model, set(module.state_dict()))
+            tidy(program.model, set(module.state_dict()))
         program.save(str(Path(scratch, "model.onnx")))
         model = store.load(Path(scratch, "model.onnx"))
         if opset is not None and model.opset != opset:
@@ -179,12 +179,14 @@ def _told(error: Exception) -> str:
         return f"forward decides by the values of tensors: use torch.where instead of `if` ({said[:160]})"
     if "specialized" in said or "Constraints violated" in said or "Dim(" in said:
         return f"an axis that should be free is fixed in forward: do not ask for it, --static-batch ({said[:160]})"
+    if " not in VR[" in said:
+        return f"forward can do with few lengths of an axis that should be free: --static-batch ({said[:160]})"
     if isinstance(cause, ModuleNotFoundError):
         return f"{said}: pip install 'onnxprune[torch]'"
     return f"{type(cause).__name__}: {said[:240]}; torch.export.export(module, inputs) alone shows where"
 
 
-def _tidy(graph_model: Any, names: set[str]) -> None:
+def tidy(graph_model: Any, names: set[str]) -> None:
     """Fold what computes sizes; a weight that the module names stays as it is."""
     from onnxscript import optimizer
 

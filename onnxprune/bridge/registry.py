@@ -50,6 +50,7 @@ class Builder(Protocol):
     opset: int
     device: fx.Node | None
     values: dict[str, Value]
+    frozen: frozenset[str]
 
     def as_tensor(self, name: str) -> fx.Node: ...
     def as_numbers(self, name: str) -> Numbers: ...

@@ -64,6 +64,8 @@ class Graph:
     trained: Mapping[str, bool] = field(default_factory=dict)
     """Whether a parameter trains; what is not in here is a buffer."""
     keys: dict[str, str] = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()
+    """First outputs of the nodes whose bodies run without gradients."""
 
     # What a step asks for
 
@@ -91,7 +93,7 @@ class Graph:
     def subgraph(self, graph: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[Any, ...]]:
         """A body as a module of its own, and what it reads from here."""
         names = [name for name in dict.fromkeys(captured(graph)) if name in self.values]
-        inner = Graph(self.opset, self.floats)
+        inner = Graph(self.opset, self.floats, frozen=self.frozen)
         for value in graph.input:
             inner.values[value.name] = Value(inner.graph.placeholder(_identifier(inner, value.name)))
         taken: list[Any] = []
@@ -228,9 +230,11 @@ def origin_of(module: nn.Module) -> Origin | None:
     return found if isinstance(found, Origin) else None
 
 
-def translate(model: Model, trained: Mapping[str, bool], floats: torch.dtype | None) -> fx.GraphModule:
+def translate(
+    model: Model, trained: Mapping[str, bool], floats: torch.dtype | None, frozen: frozenset[str] = frozenset()
+) -> fx.GraphModule:
     """The whole model as a module; `trained` says which weights are parameters, and whether they train."""
-    main = Graph(model.opset, floats, weights=model.weights, trained=trained)
+    main = Graph(model.opset, floats, weights=model.weights, trained=trained, frozen=frozen)
     if model.graph.sparse_initializer:
         name = model.graph.sparse_initializer[0].values.name
         raise UserError(f"the initializer {name!r} is sparse, and the bridge takes dense ones only; make it dense")

@@ -90,8 +90,12 @@ _BLIND: dict[str, frozenset[int]] = {
     "Where": frozenset([0]),
 }
 """Inputs that say where, and not what."""
+RUNS_BODIES = frozenset(["If", "Loop", "Scan"])
 _ARITHMETIC = frozenset(["Add", "Sub", "Mul", "Div", "Sum"])
 _QUANTISED = frozenset(["QuantizeLinear", "DequantizeLinear", _MS + "QuantizeLinear", _MS + "DequantizeLinear"])
+
+
+_FROZEN = "which runs without gradients (a pattern for train changes that)"
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,44 @@ class _Use:
 
 def roles(model: Model) -> list[Role]:
     """Of every floating weight in the order of the file, whether it trains, and why."""
-    graph = _Uses(model)
+    return _judged(model, frozen_bodies(model))
+
+
+def frozen_bodies(model: Model) -> frozenset[str]:
+    """First outputs of the `If`, `Loop` and `Scan` that run without gradients: layers stand in their bodies."""
+    fixed = set(model.weights)
+    return frozenset(
+        node.output[0]
+        for node in _all_nodes(model.graph)
+        if node.op_type in RUNS_BODIES and any(_holds_layers(body, fixed) for body in subgraphs(node))
+    )
+
+
+def _holds_layers(body: onnx.GraphProto, fixed: set[str]) -> bool:
+    """Whether it computes with weights, of its own or from outside; one that only moves values passes gradients on."""
+    nodes = list(_all_nodes(body))
+    fixed = fixed | {item.name for item in body.initializer}
+    fixed |= {name for node in nodes if node.op_type == "Constant" for name in node.output}
+    for node in nodes:
+        if node.op_type in _MOVING and fixed.issuperset(filter(None, node.input)):
+            fixed |= set(node.output)
+    return any(
+        place < len(node.input) and node.input[place] in fixed
+        for node in nodes
+        for place in _LAYERS.get(_key(node), {})
+    )
+
+
+def _judged(model: Model, frozen: frozenset[str]) -> list[Role]:
+    graph = _Uses(model, frozen)
     return [_role(graph, weight) for weight in model.weights.values() if weight.dtype in _FLOATS]
+
+
+def opened(model: Model, found: Sequence[Role]) -> bool:
+    """Whether gradients go through bodies that hold layers: only if a weight trains that has no other one."""
+    closed = {role.name for role in roles(model) if role.trains}
+    free = {role.name for role in _judged(model, frozenset()) if role.trains}
+    return any(role.trains and role.name in free - closed for role in found)
 
 
 def decide(model: Model, train: Sequence[str] = (), freeze: Sequence[str] = ()) -> list[Role]:
@@ -128,8 +168,17 @@ def decide(model: Model, train: Sequence[str] = (), freeze: Sequence[str] = ()) 
 class _Uses:
     """Who reads what, what stands behind a layer, and from where a gradient comes back."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, frozen: frozenset[str]) -> None:
         self.nodes = list(_all_nodes(model.graph))
+        self.frozen = frozen
+        self.inside = {
+            node.output[0]: outer
+            for outer in self.nodes
+            if outer.op_type in RUNS_BODIES and outer.output[0] in frozen
+            for body in subgraphs(outer)
+            for node in _all_nodes(body)
+        }
+        """The frozen node in whose body each node stands."""
         self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         self.fixed: set[str] = set(model.weights)
         """Values that depend on weights alone."""
@@ -153,6 +202,8 @@ class _Uses:
         live = set(outputs)
         for node in reversed(self.nodes):
             if not live.intersection(node.output):
+                continue
+            if subgraphs(node) and node.output[0] in self.frozen:
                 continue
             if subgraphs(node):
                 live.update(value.name for graph in subgraphs(node) for value in graph.output)
@@ -198,8 +249,11 @@ def _role(graph: _Uses, weight: Tensor) -> Role:
 def _judge(graph: _Uses, weight: Tensor, use: _Use) -> Role:
     node, kind = use.node, _key(use.node)
     where = f"{node.op_type} {node.name!r}"
+    outer = graph.inside.get(node.output[0])
+    if outer is not None:
+        return Role(weight.name, False, f"{where} stands in a body of {outer.op_type} {outer.name!r}, {_FROZEN}")
     if not graph.live.intersection(node.output):
-        return Role(weight.name, False, f"no gradient comes back to {where}: only a decision depends on it")
+        return Role(weight.name, False, f"no gradient comes back to {where}: only decisions or frozen bodies read it")
     if (kind, use.place) in _STATISTICS:
         return Role(weight.name, False, f"running statistic of {where}", statistic=True)
     role = _LAYERS.get(kind, {}).get(use.place)

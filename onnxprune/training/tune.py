@@ -6,7 +6,8 @@ teacher ─ to_torch ─► frozen module ──────┘
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import nn
 from onnxprune.analyze import analyze
 from onnxprune.bench import bench
 from onnxprune.bridge import from_torch, roles, to_torch, verify_torch
+from onnxprune.bridge.which_train import Role
 from onnxprune.data import Dataset
 from onnxprune.errors import NoData, UnfitData, UserError
 from onnxprune.evaluate import Evaluation, evaluate
@@ -39,6 +41,9 @@ from onnxprune.training.scratch import reinitialised
 from onnxprune.training.sparsity import Pressure, group_lasso, scale_lasso
 
 BENCH_SECONDS = 2.0
+_NAMED = re.compile(r"\w+ '[^']*'")
+MOST_REASONS = 5
+"""Told of weights that do not train."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +111,11 @@ def _tuned(job: Job, ranks: Ranks) -> Tuned:
     if job.val is not None:
         val, said = samples_of(job.val)
         notes += [note for note in said if note not in notes]
-    training = [role.name for role in roles(job.model, train=job.train, freeze=job.freeze) if role.trains]
+    decided = roles(job.model, train=job.train, freeze=job.freeze)
+    training = [role.name for role in decided if role.trains]
+    if ranks.first and job.on_note is not None:
+        for line in _resting(decided):
+            job.on_note(line)
     start = job.model
     if job.from_scratch:
         start, left = reinitialised(job.model, training, recipe.seed)
@@ -160,6 +169,21 @@ def _check_classes(job: Job) -> None:
             "in one of them only, so the same label would mean different classes; add an empty folder where one is "
             "missing"
         )
+
+
+def _resting(decided: Sequence[Role]) -> list[str]:
+    """How many weights train, and of the others why not, the running statistics left aside."""
+    still: dict[str, list[Role]] = {}
+    for role in decided:
+        if not role.trains and not role.statistic:
+            still.setdefault(_NAMED.sub("", role.why), []).append(role)
+    said = [f"{sum(role.trains for role in decided)} of {len(decided)} weights train"] if still else []
+    for alike in list(still.values())[:MOST_REASONS]:
+        more = f" (and {len(alike) - 1} more like it)" if len(alike) > 1 else ""
+        said.append(f"{alike[0].name!r}{more} does not train: {alike[0].why}")
+    if len(still) > MOST_REASONS:
+        said.append(f"{len(still) - MOST_REASONS} more reasons: onnxprune.bridge.roles lists all weights")
+    return said
 
 
 def _features(job: Job) -> tuple[str, ...]:

@@ -282,7 +282,7 @@ def test_mixed_precision(tmp_path: Path) -> None:
 
 
 def test_bodies_of_control_flow(tmp_path: Path) -> None:
-    """If chooses, Loop repeats; a weight that only a body reads trains."""
+    """If chooses, Loop repeats; a weight that only a body reads trains if a pattern says so."""
     x = onnx.helper.make_tensor_value_info("x", 1, [2, 3])
     node, info, graph = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.helper.make_graph
     body = graph(
@@ -310,9 +310,16 @@ def test_bodies_of_control_flow(tmp_path: Path) -> None:
     model = loaded(
         onnx.helper.make_model(main, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), tmp_path
     )
-    module = onnxprune.to_torch(model)
+    (role,) = (role for role in roles(model) if role.name == "w")
+    assert not role.trains
+    assert "stands in a body of Loop 'loop', which runs without gradients" in role.why
+    closed = onnxprune.to_torch(model)
+    assert not any(each.requires_grad for each in closed.parameters())
+    assert not closed(torch.randn(2, 3, requires_grad=True))[0].requires_grad
+    module = onnxprune.to_torch(model, train=["w"])
     for seed in range(4):
         assert verify_torch(module, model, seed=seed).error < 2e-6
+        assert verify_torch(closed, model, seed=seed).error < 2e-6
     assert [name for name, _ in module.named_parameters()] == ["w"]
     module(torch.randn(2, 3))[0].sum().backward()
     assert module.get_parameter("w").grad.abs().max() > 0

@@ -133,7 +133,11 @@ def test_mistakes_are_one_line(more: list[str], said: str, folder: Path, capsys:
 
 def test_patterns_decide_what_trains(pruned: Model) -> None:
     data = onnxprune.open_data(TRAINING, pruned, limit=128)
-    found = onnxprune.finetune(pruned, data, recipe=Recipe(epochs=1), freeze=["stage*", "stem*"])
+    said: list[str] = []
+    found = onnxprune.finetune(pruned, data, recipe=Recipe(epochs=1), freeze=["stage*", "stem*"], on_note=said.append)
+    assert said[0].startswith("2 of ")
+    assert len(said) == 2
+    assert "more like it) does not train: asked for (freeze)" in said[1]
     names = changed(pruned, found.model)
     assert "head.weight" in names
     assert all(name.startswith("head") or "running" in name for name in names)
