@@ -193,5 +193,5 @@ def test_no_data_and_numbers_that_are_none_are_refused() -> None:
     with pytest.raises(UserError, match="no data to re-estimate"):
         reestimate(model, pruned, plan, [])
     bad = Batch({"image": np.full((2, 3, 9, 8), np.nan, np.float32)}, None, 2)
-    with pytest.raises(UserError, match="NaN or Inf in 'first.out'"):
+    with pytest.raises(UserError, match="NaN or Inf in input 'image'"):
         reestimate(model, pruned, plan, [bad])
