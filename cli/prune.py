@@ -21,6 +21,7 @@ from onnxprune.cli.arguments import (
 from onnxprune.cli.production import job, produce
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.talk import Talk
+from onnxprune.errors import UserError
 from onnxprune.passes import Analyze
 from onnxprune.report import check as check_report
 
@@ -84,12 +85,19 @@ def run(args: Namespace) -> int:
     seen = reporting.Witness()
     makers = [analyze, *chosen.makers(args.verify, args.threads, talk.note)]
     found = produce(todo, makers, args, talk, chosen, watching=[seen])
+    unwritten: UserError | None = None
     if report is not None:
         with Activity(talk) as activity:
-            notes = reporting.write_report(report, args, seen, found, activity)
+            try:
+                notes = reporting.write_report(report, args, seen, found, activity)
+            except UserError as error:  # a disk that is full by now: the model is there all the same
+                report, notes, unwritten = None, [], error
         for note in notes:
             talk.note(f"note: {note}")
-        talk.note(f"wrote {report}")
+        if report is not None:
+            talk.note(f"wrote {report}")
     parts = before_after.parts(found, verbose=talk.verbose)
     talk.result({"command": "prune", **outcome.document(found), "report": report}, parts, wrote=found.files)
+    if unwritten is not None:
+        raise unwritten
     return 0

@@ -87,6 +87,25 @@ def test_mistakes_leave_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_what_was_pruned_is_told_even_if_the_page_finds_no_room(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxprune.cli import reporting
+    from onnxprune.errors import UserError
+
+    def full(*args: object) -> None:
+        raise UserError("no space left")
+
+    monkeypatch.setattr(reporting, "write_text", full)
+    said = run("prune", model, "-o", "small.onnx", "--ratio", "0.5", "--no-bench", "--report", "page.html", "--json")
+    assert said.code == 2
+    assert said.err.endswith("onnxprune: error: no space left\n")
+    assert "wrote page.html" not in said.err
+    assert said.data["report"] is None
+    assert said.data["output"] == "small.onnx"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "small.onnx"]
+
+
 def test_no_page_of_what_failed_verification(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
