@@ -17,6 +17,8 @@ from onnxprune.passes import read_pipeline
 from onnxprune.running import Report
 from onnxprune.stages import Pipeline
 
+pytestmark = pytest.mark.xdist_group("slimming")  # the run that all of them look at is made once
+
 EXAMPLE = Path(__file__).parents[1] / "examples/network_slimming.toml"
 BRIEF = ("sparse.epochs=2", "tuned.epochs=1", "scratch.epochs=2", "measure.seconds=0")
 

@@ -85,6 +85,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Built, Pa
     return found
 
 
+@pytest.mark.xdist_group("zoo")
 def test_files_count_the_same(files: dict[str, tuple[Built, Path]]) -> None:
     for built, path in files.values():
         params, macs, _ = counted(built)
@@ -95,6 +96,7 @@ def test_files_count_the_same(files: dict[str, tuple[Built, Path]]) -> None:
         assert cost.unknown == ()
 
 
+@pytest.mark.xdist_group("zoo")
 def test_files_have_names_norms_and_a_free_batch(files: dict[str, tuple[Built, Path]]) -> None:
     for built, path in files.values():
         proto = onnx.load(path)
@@ -107,6 +109,7 @@ def test_files_have_names_norms_and_a_free_batch(files: dict[str, tuple[Built, P
     assert {"features.1.conv.0.0", "classifier.1"} <= nodes
 
 
+@pytest.mark.xdist_group("zoo")
 def test_files_compute_what_the_networks_do(files: dict[str, tuple[Built, Path]]) -> None:
     import onnxruntime
 
