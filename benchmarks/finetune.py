@@ -55,7 +55,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="train on so many, at even distances")
     parser.add_argument("--val-images", type=int, help="measure on so many, at even distances")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=0.03)
+    parser.add_argument("--rate", type=float, default=0.02)
+    parser.add_argument("--crop", type=int, default=4, help="move images by up to so many pixels")
+    parser.add_argument("--alpha", type=float, default=1.0, help="part of the original in our loss; 1: no labels")
     parser.add_argument("--macs", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="float32")
@@ -63,12 +65,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    recipe = Recipe(epochs=args.epochs, rate=args.rate, flip=True, precision=args.precision)
+    recipe = Recipe(epochs=args.epochs, rate=args.rate, flip=True, crop=args.crop, precision=args.precision)
     original = onnxprune.load(args.model)
     data, val = Request(args.data, HOW, args.images), Request(args.val, HOW, args.val_images, batch=200)
     rows: list[dict[str, Any]] = []
     if args.only != "torch-pruning":
-        rows.append(ours(original, data, val, replace(recipe, alpha=1.0, features=1.0), args))
+        rows.append(ours(original, data, val, replace(recipe, alpha=args.alpha), args))
     if args.only != "ours":
         rows.append(torch_pruning(original, data, val, recipe, args))
     for row in rows:

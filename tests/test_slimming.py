@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from onnxprune import load, run_pipeline
 from onnxprune.models_zoo import digits
 from onnxprune.passes import read_pipeline
-from onnxprune.running import Report
+from onnxprune.running import Report, preview
 from onnxprune.stages import Pipeline
 
 pytestmark = pytest.mark.xdist_group("slimming")  # the run that all of them look at is made once
@@ -112,3 +114,14 @@ run_pipeline(slimming(Path({str(tmp_path / "run")!r})), hooks={{"watch": lambda:
     for name in ("sparse", "prune", "tuned"):
         made, wanted = (load(Path(folder) / name / "model.onnx") for folder in (report.folder, whole.folder))
         assert all((made.weights[key].array() == wanted.weights[key].array()).all() for key in wanted.weights), name
+
+
+@pytest.mark.parametrize("network", ["slim_vgg", "resnet20"])
+def test_the_stages_for_cifar10_are_right(network: str, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / part / "cat/1.png")
+    data = [f"data.{part}.spec={json.dumps(str(tmp_path / part))}" for part in ("train", "test")]
+    changes = [f"model=../models_zoo/trained/{network}.onnx", *data]
+    pipeline = read_pipeline(EXAMPLE.with_stem("network_slimming_cifar10"), changes=changes, folder=tmp_path / "run")
+    assert [each.stage.name for each in preview(pipeline)] == ["baseline", "sparse", "prune", "tuned", "scratch"]
