@@ -40,7 +40,7 @@ class Fingerprints:
         """A dataclass's options as JSON takes them, files replaced by their digests."""
         if isinstance(thing, Request):
             plain = {name: getattr(thing, name) for name in options_of(Request) if name != "spec"}
-            return {"data": self._data(thing.spec), **{name: self.facts(value) for name, value in plain.items()}}
+            return {"data": self.named(thing.spec), **{name: self.facts(value) for name, value in plain.items()}}
         if is_dataclass(thing) and not isinstance(thing, type):
             options = options_of(type(thing))
             values = {name: getattr(thing, name) for name in options if name not in _HIDDEN}
@@ -78,7 +78,8 @@ class Fingerprints:
             said = getattr(error, "strerror", None) or error
             raise UserError(f"cannot read {str(path)!r}: {said}") from None
 
-    def _data(self, spec: str) -> str:
+    def named(self, spec: str) -> str:
+        """Of data, or of the source of a `module:function`."""
         if not is_generated(spec) and Path(spec).exists():
             return self.path(spec)
         source = _source(spec.partition(":")[0]) if is_function_name(spec) else None

@@ -25,7 +25,7 @@ from onnxprune.replacing import check_writable, write_text
 from onnxprune.schema import options_of, written_by
 from onnxprune.shown import Shown
 from onnxprune.stage_figures import Figured, Figures
-from onnxprune.stages import INPUT, Pipeline, Stage, named
+from onnxprune.stages import INPUT, Origin, Pipeline, Stage, named
 from onnxprune.version import __version__
 
 MARK = "pipeline.json"
@@ -87,7 +87,10 @@ class Report(Shown):
 def preview(pipeline: Pipeline, *, start: str | None = None) -> list[Todo]:
     """What `run_pipeline` would do; nothing is written."""
     with _importable(pipeline.modules):
-        return _todo(pipeline, start, Fingerprints())
+        prints = Fingerprints()
+        if pipeline.origin is not None and not _is_made(pipeline, pipeline.origin, prints):
+            return [Todo(stage, "", None, "the model is exported first") for stage in pipeline.stages]
+        return _todo(pipeline, start, prints)
 
 
 def run_pipeline(
@@ -100,10 +103,34 @@ def run_pipeline(
     """Run what is not done yet; `start` names a stage that is run again, and with it all that is made from it."""
     with _importable(pipeline.modules):
         prints = Fingerprints()
-        todo = _todo(pipeline, start, prints)
+        todo = [] if pipeline.origin is not None else _todo(pipeline, start, prints)
         _claim(Path(pipeline.folder), pipeline)
         with held(Path(pipeline.folder)):
+            if pipeline.origin is not None:
+                _make(pipeline, pipeline.origin, prints)
+                todo = _todo(pipeline, start, prints)
             return _Run(pipeline, todo, prints, observers, hooks or {}).report()
+
+
+def _make(pipeline: Pipeline, origin: Origin, prints: Fingerprints) -> None:
+    """Write the model that the pipeline begins with, unless it is what it would be."""
+    if not _is_made(pipeline, origin, prints):
+        path = Path(pipeline.model)
+        origin.made(path)
+        write_text(path.with_suffix(".json"), _mark(path, origin, prints))
+
+
+def _is_made(pipeline: Pipeline, origin: Origin, prints: Fingerprints) -> bool:
+    path = Path(pipeline.model)
+    try:
+        return path.with_suffix(".json").read_text("utf-8", "replace") == _mark(path, origin, prints)
+    except (OSError, UserError):  # one of the two is not there
+        return False
+
+
+def _mark(path: Path, origin: Origin, prints: Fingerprints) -> str:
+    facts = {"options": prints.facts(origin), "source": prints.named(origin.factory), "version": __version__}
+    return json.dumps({"made": prints.combined(**facts), "file": prints.read(path)}) + "\n"
 
 
 def _todo(pipeline: Pipeline, start: str | None, prints: Fingerprints) -> list[Todo]:

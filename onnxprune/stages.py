@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from onnxprune.bench import check_options
 from onnxprune.data import Request
@@ -62,6 +63,20 @@ class Measure:
             raise UserError("a metric is measured on data: name some")
 
 
+class Origin(Protocol):
+    """A frozen dataclass whose fields say how a file is made, `onnxprune.passes.export.Export` for instance."""
+
+    @property
+    def factory(self) -> str:
+        """The function, `module:function`, whose source the file depends on."""
+
+    def check(self) -> None:
+        """Raise a `UserError` where the options are wrong."""
+
+    def made(self, path: Path) -> None:
+        """Write the file."""
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Stages in the order in which they run, and where everything is."""
@@ -77,11 +92,15 @@ class Pipeline:
     """Sizes of free dimensions, for what is counted."""
     modules: Path | None = None
     """A folder in which `module:function` is looked for as well."""
+    origin: Origin | None = None
+    """Writes `model` before the first stage runs; None: it is there."""
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise UserError("a pipeline has at least one stage")
         self.measure.check()
+        if self.origin is not None:
+            self.origin.check()
         seen = [INPUT]
         for stage in self.stages:
             _check_name(stage.name, seen)

@@ -33,9 +33,10 @@ from typing import Any
 
 from onnxprune.errors import UserError
 from onnxprune.names import suggest
+from onnxprune.passes.export import Export
 from onnxprune.pipeline import Pass
 from onnxprune.schema import Reader, options_of, unknown_key, with_defaults
-from onnxprune.stages import Measure, Pipeline, Stage
+from onnxprune.stages import INPUT, Measure, Pipeline, Stage
 from onnxprune.toml_reader import table_of
 
 _TOP = {"name": str, "model": str, "folder": str, "threads": int, "dims": dict, "data": dict, "measure": dict}
@@ -91,20 +92,46 @@ def _pipeline(
     measured = table.get("measure", {})
     measure = with_defaults(reader.read(Measure, measured, "measure"), measured, defaults)
     name = table.get("name", path.stem)
+    folder = folder if folder is not None else base / table.get("folder", f"runs/{name}")
+    origin, tables = _origin(table.get("stage", []), reader)
+    if origin is not None and "model" in table:
+        raise UserError("model: the first stage exports one, so there is no other to begin with; leave one of them out")
     model = base / table["model"] if "model" in table else default_model
-    if model is None:
+    if origin is not None:
+        model = Path(folder, "export.onnx")
+    elif model is None:
         raise UserError("model is missing: the ONNX file to begin with")
-    if not Path(model).exists():
+    elif not Path(model).exists():
         raise UserError(f"model: there is no {str(model)!r}")
     return Pipeline(
-        stages=_stages(table.get("stage", []), reader, defaults),
+        stages=_stages(tables, reader, defaults),
         model=model,
-        folder=folder if folder is not None else base / table.get("folder", f"runs/{name}"),
+        folder=folder,
+        origin=origin,
         name=name,
         measure=measure,
         dims=table.get("dims", {}),
         modules=base,
     )
+
+
+def _origin(tables: Any, reader: Reader) -> tuple[Export | None, Any]:
+    """The export that a pipeline may begin with, and the stages behind it, for which it is the input."""
+    first = tables[0] if isinstance(tables, list) and tables else None
+    if not isinstance(first, dict) or first.get("pass") != "export":
+        return None, tables
+    name = first.get("name", "export")
+    options = {key: value for key, value in first.items() if key not in ("name", "pass")}
+    try:
+        found = reader.read(Export, options)
+    except UserError as error:
+        error.args = (f"stage {name!r}: {error}",)
+        raise
+    rest = [
+        {**table, "from": INPUT} if isinstance(table, dict) and table.get("from") == name else table
+        for table in tables[1:]
+    ]
+    return found, rest
 
 
 def _stages(tables: object, reader: Reader, defaults: Mapping[str, Any]) -> tuple[Stage, ...]:
@@ -123,6 +150,8 @@ def _stage(table: Mapping[str, Any], number: int, reader: Reader, defaults: Mapp
     if "pass" not in table:
         raise UserError(f"{where}: pass is missing (there are: {', '.join(sorted(known))})")
     wanted = table["pass"]
+    if wanted == "export":
+        raise UserError(f"{where}: export makes the model that a pipeline begins with: it is the first stage, or none")
     if wanted not in known:
         raise UserError(
             f"{where}: there is no pass {wanted!r}{suggest(wanted, known)} (there are: {', '.join(sorted(known))})"

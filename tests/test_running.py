@@ -21,6 +21,7 @@ from onnxprune import State, UserError, load
 from onnxprune.artefacts import Kept, Record
 from onnxprune.data import Request
 from onnxprune.errors import VerificationError
+from onnxprune.held import held
 from onnxprune.passes import (
     Analyze,
     Apply,
@@ -33,6 +34,7 @@ from onnxprune.passes import (
     Score,
     Select,
     Verify,
+    read_pipeline,
 )
 from onnxprune.pipeline import Pass
 from onnxprune.running import Report, preview, run_pipeline
@@ -363,3 +365,57 @@ def test_the_result_is_a_model_like_any_other(file: Path) -> None:
     run_pipeline(pipeline(file, "run", long()))
     onnx.checker.check_model(onnx.load(file.parent / "run/again/model.onnx"), full_check=True)
     assert load(file.parent / "run/again/model.onnx").weights
+
+
+FACTORY = """
+import torch
+
+def small():
+    torch.manual_seed({seed})
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3)
+    )
+"""
+
+
+def test_it_may_begin_with_a_torch_module(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "factory_of_running.py").write_text(FACTORY.format(seed=0))
+    text = """
+[measure]
+seconds = 0
+[[stage]]
+pass = "export"
+factory = "factory_of_running:small"
+inputs = ["1,3,8,8"]
+[[stage]]
+pass = "prune"
+[[stage]]
+pass = "fold"
+from = "export"
+"""
+    (tmp_path / "p.toml").write_text(text)
+    asked = read_pipeline(tmp_path / "p.toml", folder=tmp_path / "run")
+    assert {each.why for each in preview(asked)} == {"the model is exported first"}
+    assert not (tmp_path / "run").exists()
+    assert ran(run_pipeline(asked)) == ["prune", "fold"]
+    assert load(tmp_path / "run" / "export.onnx").weights["0.weight"].shape == (8, 3, 3, 3)
+    assert load(tmp_path / "run" / "prune" / "model.onnx").weights["0.weight"].shape[0] < 8
+    assert ran(run_pipeline(asked)) == []
+    (tmp_path / "factory_of_running.py").write_text(FACTORY.format(seed=1) + "# another\n")
+    assert {each.why for each in preview(asked)} == {"the model is exported first"}
+    for change, said in (
+        ("export.factory=small", "factory must be the name of a function, module:function, not 'small'"),
+        ("export.inputs=[]", "give an example of each input"),
+        ("model=x.onnx", "the first stage exports one"),
+        ("fold.pass=export", "it is the first stage, or none"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read_pipeline(tmp_path / "p.toml", changes=[change])
+
+
+def test_one_run_at_a_time(file: Path) -> None:
+    asked = pipeline(file, "run", [Stage("normalize", Normalize())])
+    with held(Path(asked.folder)), pytest.raises(UserError, match="another run is at work"):
+        run_pipeline(asked)
+    assert run_pipeline(asked).done

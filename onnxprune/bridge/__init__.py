@@ -46,7 +46,7 @@ def to_torch(
     `freeze` are patterns of weight names that change what `roles` decides; `dtype` is the floating type in which
     everything is held and computed, float32 where the model has half floats.
     """
-    _need_torch()
+    need_torch()
     from onnxprune.bridge import which_train
     from onnxprune.bridge.translate import translate
 
@@ -63,7 +63,7 @@ def from_torch(module: torch.nn.Module, onto: Model) -> Model:
     The module is what `to_torch` made, also inside DistributedDataParallel or torch.compile, or any other whose state
     dict has the initializers' names as keys.
     """
-    _need_torch()
+    need_torch()
     from onnxprune.bridge.back import write
 
     found = _model(onto, "from_torch")
@@ -80,7 +80,7 @@ def verify_torch(
     tolerance: float | None = None,
 ) -> Agreement:
     """Compare the module in evaluation mode with the model in onnxruntime; `.require()` raises where they differ."""
-    _need_torch()
+    need_torch()
     from onnxprune.bridge.check import compare
 
     return compare(module, _model(model, "verify_torch"), feeds=feeds, dims=dims, seed=seed, tolerance=tolerance)
@@ -101,7 +101,7 @@ def export(
     name to the axes whose length is left open and what they are called, `{"ids": {0: "batch", 1: "time"}}`; without it
     the first axis of every input is the batch. The file appears once onnxruntime says the same as the module.
     """
-    _need_torch()
+    need_torch()
     from onnxprune.bridge.exporting import export as write
 
     return write(module, example_inputs, path, keep_batchnorm=keep_batchnorm, dynamic=dynamic, opset=opset)
@@ -118,7 +118,7 @@ def roles(
 
 def synchronise_batchnorm(module: torch.nn.Module, on: bool = True) -> int:
     """Let the batch normalisations count the batches of all processes as one; how many there are."""
-    _need_torch()
+    need_torch()
     from onnxprune.bridge.norm import switches
 
     found = switches(module)
@@ -133,7 +133,8 @@ def _model(model: Model | str | os.PathLike[str], function: str) -> Model:
     return normalize(found)
 
 
-def _need_torch() -> None:
+def need_torch() -> None:
+    """Refuse in one line where the extra is missing."""
     try:
         import torch  # noqa: F401
     except ModuleNotFoundError:
