@@ -65,7 +65,6 @@ RANDOM = {
         Network("mobilenet_v2"),
         Network("densenet121"),
         Network("regnet_y_400mf"),
-        Network("resnext50_32x4d"),
         Network("shufflenet_v2_x1_0", torchvision=True),
         Network("unet", sizes={"side": 128}),
         Network("retinanet_r50_fpn", sizes={"height": 192, "width": 256}),

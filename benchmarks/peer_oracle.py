@@ -8,8 +8,8 @@ its place there tells which positions stayed.
     .4 .5 .6            .8 .9           proof: original[rows][:, columns] is the pruned weight, to the bit
     .7 .8 .9
 
-All other positions are set to zero, and both files run on the same random inputs. Weights that are no copies (some tool
-scaled or solved them) cannot be asked like that, and then that is said.
+All other positions are set to zero, but for variances, which divide; and both files run on the same random inputs.
+Weights that are no copies (some tool scaled or solved them) cannot be asked like that, and then that is said.
 """
 
 from __future__ import annotations
@@ -65,25 +65,36 @@ def stayed(original: Array, pruned: Array) -> list[Array]:
     return chosen
 
 
+def zeroed(original: Array, pruned: Array, groups: int) -> Array:
+    """The original with zeros at what is not in the pruned weight; every group may have kept other inputs."""
+    result = np.zeros_like(original)
+    pairs = zip(np.split(result, groups), np.split(original, groups), np.split(pruned, groups), strict=True)
+    for blank, before, after in pairs:
+        blank[np.ix_(*stayed(before, after))] = after
+    return result
+
+
 def masked(original: onnx.ModelProto, pruned: onnx.ModelProto) -> onnx.ModelProto:
     """The original with everything set to zero that the pruned file lacks."""
     here = {weight.name: weight for weight in pruned.graph.initializer}
+    groups = _groups(pruned)
+    whole = _groups(original)
+    divisors = {node.input[4] for node in original.graph.node if node.op_type == "BatchNormalization"}
     result = onnx.ModelProto()
     result.CopyFrom(original)
     changed = 0
     for weight in result.graph.initializer:
-        if weight.data_type != onnx.TensorProto.FLOAT or weight.name not in here:
+        if weight.data_type != onnx.TensorProto.FLOAT or weight.name not in here or weight.name in divisors:
             continue
         before, after = numpy_helper.to_array(weight), numpy_helper.to_array(here[weight.name])
         if before.shape == after.shape:
             continue
+        count = groups.get(weight.name, 1)
         try:
-            places = stayed(before, after)
+            blank = zeroed(before, after, count if count == whole.get(weight.name, 1) else 1)
         except Incomparable as reason:
             raise Incomparable(f"{weight.name}: {reason}") from None
-        zeroed = np.zeros_like(before)
-        zeroed[np.ix_(*places)] = after
-        weight.CopyFrom(numpy_helper.from_array(zeroed, weight.name))
+        weight.CopyFrom(numpy_helper.from_array(blank, weight.name))
         changed += 1
     if not changed:
         raise Incomparable("nothing was cut")
@@ -100,6 +111,17 @@ def compare(original: Path, pruned: Path, *, seed: int = 0) -> Answer:
     if moved < LEAST_MOVED:
         raise Incomparable(f"masking moves the outputs by {moved:.0e} only")
     return Answer(_distance(wanted, found), moved)
+
+
+def _groups(model: onnx.ModelProto) -> dict[str, int]:
+    """Of the convolutions that have some, by their weights; where each channel is one, a row says it all."""
+    found = {}
+    for node in model.graph.node:
+        count = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        if node.op_type == "Conv" and count > 1:
+            found[node.input[1]] = count
+    depths = {weight.name: weight.dims[1] for weight in model.graph.initializer if weight.name in found}
+    return {name: count for name, count in found.items() if depths.get(name, 1) > 1}
 
 
 def _inputs(model: onnx.ModelProto, rng: np.random.Generator) -> dict[str, Array]:

@@ -22,7 +22,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def torch_pruning(options: argparse.Namespace) -> float:
     }
     network = _network(options)
     whole, picture = network.module(options.trained)
-    last = _last_layers(options.original)
+    last = _last_layers(options.original, [name for name, _ in whole.named_modules()])
 
     def cut(ratio: float) -> nn.Module:
         torch.manual_seed(0)
@@ -184,14 +184,25 @@ def narrowed(cut: Callable[[float], Any], holds: Callable[[Any], bool]) -> Any:
     return best
 
 
-def _last_layers(original: Path) -> list[str]:
-    """The modules whose channels are the network's outputs: what a user has to know and name."""
-    import onnxprune
+def _last_layers(original: Path, modules: Collection[str]) -> list[str]:
+    """The modules that make the network's outputs: what a user has to know and name."""
+    import onnx
 
-    model = onnxprune.load(original)
-    coupling = onnxprune.analyze(model)
-    frozen = {item.tensor for item in coupling.frozen if item.reason.code == "graph-output"}
-    return sorted({name.rpartition(".")[0] for name in frozen})
+    graph = onnx.load(str(original), load_external_data=False).graph
+    stored = {weight.name for weight in graph.initializer}
+    maker = {name: node for node in graph.node for name in node.output}
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting = [output.name for output in graph.output]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in maker:
+            continue
+        seen.add(name)
+        layers = {each.removesuffix(".weight") for each in maker[name].input if each in stored} & {*modules}
+        found |= layers
+        waiting += [] if layers else list(maker[name].input)
+    return sorted(found)
 
 
 def _network(options: argparse.Namespace) -> peer_networks.Network:

@@ -84,5 +84,15 @@ def test_equal_numbers_are_outvoted(oracle: Any) -> None:
     np.testing.assert_array_equal(found[1], columns)
 
 
+def test_every_group_of_a_convolution_may_keep_other_inputs(oracle: Any) -> None:
+    original = np.random.default_rng(0).standard_normal((6, 4, 3, 3)).astype(np.float32)
+    pruned = np.concatenate([original[:2, [0, 3]], original[4:, [1, 2]]])
+    expected = np.zeros_like(original)
+    expected[:2, [0, 3]], expected[4:, [1, 2]] = pruned[:2], pruned[2:]
+    np.testing.assert_array_equal(oracle.zeroed(original, pruned, 2), expected)
+    with pytest.raises(oracle.Incomparable, match="no copies"):
+        oracle.zeroed(original, pruned, 1)
+
+
 def of(path: Path, name: str) -> Any:
     return numpy_helper.to_array(next(each for each in onnx.load(path).graph.initializer if each.name == name))
