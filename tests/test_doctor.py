@@ -52,7 +52,7 @@ def test_what_is_here_is_well() -> None:
 
 def test_every_extra_for_users_is_explained() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    assert set(extras) - {"test", "dev", "recipes"} == set(GIVES)
+    assert set(extras) - {"test", "dev", "recipes", "benchmarks"} == set(GIVES)
 
 
 def requiring(monkeypatch: pytest.MonkeyPatch, lines: list[str], versions: dict[str, str]) -> None:

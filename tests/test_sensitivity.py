@@ -207,14 +207,30 @@ def test_what_a_cut_breaks_is_named(case: Case, monkeypatch: pytest.MonkeyPatch)
         case.measure(path=path)
 
 
+def choosing(tmp_path: Path, axis: int) -> Model:
+    """A model that says which of its outputs is the largest, and nothing else."""
+    proto = network()
+    proto.graph.node.append(helper.make_node("ArgMax", ["y"], ["k"], name="choice", axis=axis))
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info("k", TensorProto.INT64, [None, None]))
+    onnx.save(proto, tmp_path / "net.onnx")
+    return onnxprune.load(tmp_path / "net.onnx")
+
+
+def test_choices_are_compared_by_agreement(tmp_path: Path) -> None:
+    case = Case(tmp_path, labels=False)
+    model = choosing(tmp_path, axis=1)
+    coupling = onnxprune.analyze(model)
+    found = sensitivity(model, coupling, onnxprune.score(model, coupling, "l1"), case.data())
+    figures = [point.figures for curve in found.curves for point in curve.points]
+    worst = min(figures, key=lambda each: each.agreement or 0.0)
+    assert (worst.agreement or 0.0) < 1.0
+    assert damage(found, worst) == max(damage(found, each) for each in figures) > 0
+
+
 def test_a_model_of_which_nothing_can_be_said(tmp_path: Path) -> None:
     case = Case(tmp_path, labels=False)
-    proto = network()
-    proto.graph.node.append(helper.make_node("ArgMax", ["y"], ["k"], name="choice", axis=1))
-    del proto.graph.output[:]
-    proto.graph.output.append(helper.make_tensor_value_info("k", TensorProto.INT64, ["batch", 1]))
-    onnx.save(proto, tmp_path / "net.onnx")
-    model = onnxprune.load(tmp_path / "net.onnx")
+    model = choosing(tmp_path, axis=0)  # the largest of the whole batch
     coupling = onnxprune.analyze(model)
     with pytest.raises(UserError, match="no output of floats that could be compared"):
         sensitivity(model, coupling, onnxprune.score(model, coupling, "l1"), case.data())
