@@ -52,7 +52,9 @@ def to_torch(
 
     found = untied(_model(model, "to_torch"))
     decided = which_train.decide(found, train, freeze)
-    frozen = frozenset() if which_train.opened(found, decided) else which_train.frozen_bodies(found)
+    frozen = which_train.frozen_bodies(found)
+    if frozen and which_train.opened(found, decided):
+        frozen = frozenset()
     module = translate(found, which_train.table(decided), dtype, frozen)
     return module.eval()
 
