@@ -15,6 +15,7 @@ from typing import Any
 from onnxprune.cli.tables import Part
 from onnxprune.coupling import Coupling
 from onnxprune.errors import UserError
+from onnxprune.figures import some
 from onnxprune.model import Model
 from onnxprune.names import suggest
 from onnxprune.shapes import infer
@@ -145,8 +146,7 @@ def _side(coupling: Coupling, name: str, kind: str, keys: list[Key], owners: lis
 
 def _standing(side: Side) -> str:
     if side.groups:
-        more = f" and {len(side.groups) - 3} more" if len(side.groups) > 3 else ""
-        return f"{side.name} is in group {', '.join(side.groups[:3])}{more}"
+        return f"{side.name} is in group {some(side.groups)}"
     if side.frozen:
         return f"{side.name} is frozen, it {side.frozen[0]}"
     return f"{side.name} has no axis that can be cut"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -47,6 +47,12 @@ def change(before: float, after: float) -> str:
 def noise(value: float) -> str:
     """`4.4e-07`, and `0.811` where there is no need for powers."""
     return f"{value:.1e}".replace(".0e", "e") if 0 < value < 1e-3 else f"{value:.3g}"
+
+
+def some(texts: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return f"{between.join(texts[:most])}{more}"
 
 
 def plural(number: int, noun: str) -> str:

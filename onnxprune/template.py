@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal
 from onnxprune.coupling import Coupling, Group
 from onnxprune.data import Request
 from onnxprune.errors import UserError
+from onnxprune.figures import some
 from onnxprune.kinds import is_number
 from onnxprune.schema import Reader, unknown_key
 from onnxprune.synthetic import WITHOUT_DATA
@@ -154,8 +155,7 @@ def _template(data: Mapping[str, Any], base: Path) -> Template:
 def _members(group: Group, limit: int = 6) -> str:
     # Nodes first: an exporter that folds BatchNormalization leaves weights with names like onnx::Conv_497.
     names = [_plain(name) for name in (*group.nodes[1:], *map(str, group.weights))]
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{group.size} units; {', '.join(names[:limit])}{more}"
+    return f"{group.size} units; {some(names, limit)}"
 
 
 def _quoted(name: str) -> str:

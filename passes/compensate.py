@@ -13,7 +13,7 @@ from onnxprune.compensate import MODES, Compensated, check_mode, compensate
 from onnxprune.data import Dataset, Request, reopened
 from onnxprune.drop import drop_of, holds
 from onnxprune.evaluate import Evaluation, Reference, evaluate
-from onnxprune.figures import plural
+from onnxprune.figures import plural, some
 from onnxprune.model import Model
 from onnxprune.pipeline import State, changed
 from onnxprune.plan import Plan
@@ -131,13 +131,8 @@ class Compensate(MakeUp):
 
     def _beside(self, pruned: Model, plan: Plan) -> tuple[str, ...]:
         alone = left_alone(pruned, plan)
-        said = [f"{why} ({_some(names)})" for why, names in alone.items()]
+        said = [f"{why} ({some([*map(repr, names)])})" for why, names in alone.items()]
         return (f"lost inputs, and cannot be solved: {'; '.join(said)}",) if said else ()
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(repr, names[:3])) + more
 
 
 @dataclass(frozen=True)

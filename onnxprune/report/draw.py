@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxprune.figures import plural
+from onnxprune.figures import plural, some
 from onnxprune.report.layers import Layer
 from onnxprune.report.layout import Point, laid_out
 from onnxprune.report.network import Block, Place
@@ -136,6 +136,5 @@ def _within(label: str, prefix: str) -> str:
 
 def _said(block: Block) -> str:
     layers = block.layers
-    listed = "; ".join(f"{layer.label} {widths(layer)}" for layer in layers[:12])
-    more = f" and {len(layers) - 12} more" if len(layers) > 12 else ""
-    return f"{plural(len(layers), 'layer')}: {listed}{more}" if layers else "where paths meet"
+    listed = some([f"{layer.label} {widths(layer)}" for layer in layers], 12, "; ")
+    return f"{plural(len(layers), 'layer')}: {listed}" if layers else "where paths meet"
