@@ -28,8 +28,8 @@ def examine(path: Path) -> dict[str, Any]:
 
     import onnxprune
     from onnxprune.bridge import roles, verify_torch
-    from onnxprune.inputs import runnable_feeds
-    from onnxprune.runtime import session
+    from onnxprune.execution.inputs import runnable_feeds
+    from onnxprune.execution.runtime import session
 
     row: dict[str, Any] = {"file": f"{path.parent.name}/{path.stem}"}
     try:

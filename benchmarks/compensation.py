@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 
 import onnxprune
-from onnxprune.budget import order_of, select_within
 from onnxprune.cli.data_arguments import WITHOUT_DATA
-from onnxprune.costs import terms_of
-from onnxprune.data import Dataset, open_data
-from onnxprune.meter import Meter
+from onnxprune.counting.meter import Meter
+from onnxprune.data.sources import Dataset, open_data
 from onnxprune.passes.compensate import MAKE_UPS
-from onnxprune.reconstruction import DATA_CRITERIA, data_scores
-from onnxprune.terms import Widths
+from onnxprune.scoring.reconstruction import DATA_CRITERIA, data_scores
+from onnxprune.targets.budget import order_of, select_within
+from onnxprune.targets.costs import terms_of
+from onnxprune.targets.terms import Widths
 
 ALLOCATIONS = {"ratio": "one ratio", "ranking": "one ranking", "macs": "per MAC"}
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import onnxprune
-from onnxprune.compensate import MODES
+from onnxprune.repair.compensate import MODES
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ def prune_one(step: Step, out: Path, inexact: bool) -> Result:
 
 def _reached(model: Any, coupling: Any, cost: Any) -> Result:
     """The share of MACs that pruning reaches, and what keeps it from the rest."""
-    from onnxprune.cost import reach
+    from onnxprune.counting.cost import reach
 
     ops = {node.name: node.op_type for node in model.graph.node}
     by_node: dict[tuple[str, str], float] = {}

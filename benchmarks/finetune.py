@@ -25,12 +25,12 @@ from peer_networks import with_weights
 from torch import nn
 
 import onnxprune
-from onnxprune.data import Request, reopened
-from onnxprune.journal import digest
+from onnxprune.data.preprocess import Preprocess
+from onnxprune.data.sources import Request, reopened
 from onnxprune.models_zoo.building import build
 from onnxprune.passes import Analyze, Apply, Compensate, Normalize, Score, Select, Verify
-from onnxprune.pipeline import PassManager
-from onnxprune.preprocess import Preprocess
+from onnxprune.pipeline.journal import digest
+from onnxprune.pipeline.manager import PassManager
 from onnxprune.training.augment import Augment
 from onnxprune.training.checkpoint import Keeper
 from onnxprune.training.feed import Feed, laid_out

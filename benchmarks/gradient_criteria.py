@@ -19,10 +19,10 @@ from pathlib import Path
 from compensation import accuracy
 
 import onnxprune
-from onnxprune.data import Dataset, Request, open_data
-from onnxprune.gradient_criteria import ASKING
+from onnxprune.data.sources import Dataset, Request, open_data
 from onnxprune.passes import Analyze, Normalize, Score, Select, Steps, Verify
-from onnxprune.pipeline import PassManager
+from onnxprune.pipeline.manager import PassManager
+from onnxprune.scoring.gradient_criteria import ASKING
 from onnxprune.training.recipe import Recipe
 
 

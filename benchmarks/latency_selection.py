@@ -13,14 +13,14 @@ import argparse
 from pathlib import Path
 
 import onnxprune
-from onnxprune.bench import bench
-from onnxprune.budget import select_within
-from onnxprune.clock import StopWatch
-from onnxprune.compensate import compensate
-from onnxprune.data import open_data
-from onnxprune.meter import Meter
+from onnxprune.counting.meter import Meter
+from onnxprune.data.sources import open_data
 from onnxprune.passes import Score, Select
-from onnxprune.pipeline import State
+from onnxprune.pipeline.manager import State
+from onnxprune.repair.compensate import compensate
+from onnxprune.targets.budget import select_within
+from onnxprune.targets.clock import StopWatch
+from onnxprune.timing.bench import bench
 
 
 def main() -> None:

@@ -39,11 +39,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 from oracle import prepared  # noqa: E402  from the tests' folder, which is on the path only now
 from rows import Row  # noqa: E402  from the tests' folder, which is on the path only now
 
-from onnxprune.analyze import analyze  # noqa: E402
-from onnxprune.facts import Axis, fixed  # noqa: E402  as above
-from onnxprune.fixups import FIXUPS  # noqa: E402
-from onnxprune.rules import RULES, Flow, Refuse  # noqa: E402
-from onnxprune.trace import Trace  # noqa: E402
+from onnxprune.analysis.analyze import analyze  # noqa: E402
+from onnxprune.analysis.facts import Axis, fixed  # noqa: E402  as above
+from onnxprune.analysis.rules import RULES, Flow, Refuse  # noqa: E402
+from onnxprune.analysis.trace import Trace  # noqa: E402
+from onnxprune.cutting.fixups import FIXUPS  # noqa: E402
 
 Outs = Sequence[Sequence[Axis]]
 Call = Callable[[], Outs]

@@ -40,9 +40,9 @@ BATCH = 64
 def onnxprune_(options: argparse.Namespace) -> float:
     """The passes that `onnxprune prune` runs."""
     import onnxprune
-    from onnxprune.data import Request
+    from onnxprune.data.sources import Request
     from onnxprune.passes import Analyze, Apply, Compensate, Normalize, Score, Select, Verify
-    from onnxprune.pipeline import PassManager
+    from onnxprune.pipeline.manager import PassManager
 
     model = onnxprune.load(options.original)
     calib = Request(options.calib, limit=options.samples, batch=BATCH)
@@ -211,7 +211,7 @@ def _network(options: argparse.Namespace) -> peer_networks.Network:
 
 def _calibration(options: argparse.Namespace) -> Any:
     import onnxprune
-    from onnxprune.data import open_data
+    from onnxprune.data.sources import open_data
 
     return open_data(options.calib, onnxprune.load(options.original), limit=options.samples, batch=BATCH)
 

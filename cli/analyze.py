@@ -6,7 +6,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from onnxprune import template
 from onnxprune.cli import inventory, overview, reporting, source, why
 from onnxprune.cli.arguments import Commands, add_analysis, add_dims, add_model, command, file_name, finished
 from onnxprune.cli.dot import dot
@@ -14,11 +13,12 @@ from onnxprune.cli.files import distinct
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.talk import Talk
 from onnxprune.errors import UserError
+from onnxprune.files.replacing import check_writable, write_text
+from onnxprune.files.store import check_apart
 from onnxprune.passes import Analyze, Normalize
-from onnxprune.pipeline import Pass, PassManager
-from onnxprune.replacing import check_writable, write_text
+from onnxprune.pipeline.manager import Pass, PassManager
 from onnxprune.report import check as check_report
-from onnxprune.store import check_apart
+from onnxprune.selection import template
 
 _EXAMPLES = """\
 examples:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, NoReturn, TypeVar
 
-from onnxprune.analyze import ATTENTION
+from onnxprune.analysis.analyze import ATTENTION
+from onnxprune.checking.verify import MODES
 from onnxprune.errors import UserError
-from onnxprune.names import suggest
-from onnxprune.runtime import MOST_THREADS
-from onnxprune.verify import MODES
+from onnxprune.execution.runtime import MOST_THREADS
+from onnxprune.text.names import suggest
 
 T = TypeVar("T")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from onnxprune.checking.verify import TOLERANCE
 from onnxprune.cli.outcome import Outcome
 from onnxprune.cli.tables import Column, Grid, Part
-from onnxprune.figures import change, count, milliseconds, noise, percent, plural, size
-from onnxprune.layer_errors import LayerError
-from onnxprune.verify import TOLERANCE
+from onnxprune.repair.layer_errors import LayerError
+from onnxprune.text.figures import change, count, milliseconds, noise, percent, plural, size
 
 _COLUMNS = (Column("", name=True), Column("original"), Column("pruned"), Column("change"))
 _GROUPS = (Column("Group", name=True), Column("Units"), Column("Removed"), Column("Kept"))

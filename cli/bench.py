@@ -6,17 +6,18 @@ from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
-from onnxprune import plot, store
 from onnxprune.cli import timings
 from onnxprune.cli.arguments import Commands, add_dims, command, file_name, finished, listed, positive, threads
 from onnxprune.cli.files import distinct
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.talk import Talk, json_text
-from onnxprune.dims import parse_dims
-from onnxprune.replacing import check_writable, write_text
-from onnxprune.store import check_apart
-from onnxprune.sweep import Sweep, sweep
-from onnxprune.variants import PLAIN
+from onnxprune.files import store
+from onnxprune.files.replacing import check_writable, write_text
+from onnxprune.files.store import check_apart
+from onnxprune.graph.dims import parse_dims
+from onnxprune.timing import plot
+from onnxprune.timing.sweep import Sweep, sweep
+from onnxprune.timing.variants import PLAIN
 
 _EXAMPLES = """\
 examples:

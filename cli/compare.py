@@ -7,18 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxprune import pareto_plot
 from onnxprune.cli.arguments import Commands, command, file_name, finished
 from onnxprune.cli.files import distinct
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
 from onnxprune.errors import UserError
-from onnxprune.figures import count, milliseconds, noise, percent, size
-from onnxprune.pareto import Comparison, compare
-from onnxprune.replacing import check_writable, write_text
+from onnxprune.files.replacing import check_writable, write_text
 from onnxprune.report import check as check_report
-from onnxprune.report import comparison
-from onnxprune.runs import COSTS, FIGURES, QUALITIES, read_runs
+from onnxprune.report import comparison, pareto_plot
+from onnxprune.report.pareto import Comparison, compare
+from onnxprune.report.runs import COSTS, FIGURES, QUALITIES, read_runs
+from onnxprune.text.figures import count, milliseconds, noise, percent, size
 
 _EXAMPLES = """\
 examples:

@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from onnxprune.cli.arguments import Parser, file_name, positive
-from onnxprune.data import Dataset, Request, holds_images, reopened
-from onnxprune.dims import Dims
+from onnxprune.data.preprocess import COLORS, LAYOUTS, Preprocess, read_preprocess
+from onnxprune.data.sources import Dataset, Request, holds_images, reopened
+from onnxprune.data.synthetic import WITHOUT_DATA
 from onnxprune.errors import NoData
-from onnxprune.gradient_criteria import ASKING
-from onnxprune.model import Model
+from onnxprune.files.model import Model
+from onnxprune.graph.dims import Dims
 from onnxprune.passes.compensate import MAKE_UPS
-from onnxprune.preprocess import COLORS, LAYOUTS, Preprocess, read_preprocess
-from onnxprune.synthetic import WITHOUT_DATA
+from onnxprune.scoring.gradient_criteria import ASKING
 
 EMBEDDED = "onnxprune.models_zoo.digits:held_out"
 """The data of the network that is shipped."""

@@ -11,11 +11,11 @@ from onnxprune.cli.arguments import Commands, command, finished
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
-from onnxprune.doctor import GIVES, Examination, Place, age, examine, install
 from onnxprune.errors import UserError
-from onnxprune.figures import plural, size
-from onnxprune.measured import Kept
-from onnxprune.providers import short
+from onnxprune.machine.doctor import GIVES, Examination, Place, age, examine, install
+from onnxprune.machine.measured import Kept
+from onnxprune.machine.providers import short
+from onnxprune.text.figures import plural, size
 
 _EXAMPLES = """\
 examples:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.coupling import Coupling
-from onnxprune.model import Model
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.files.model import Model
 
 
 def dot(model: Model, coupling: Coupling) -> str:

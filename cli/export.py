@@ -10,8 +10,8 @@ from onnxprune.cli.arguments import Commands, command, file_name, finished, posi
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.talk import Talk
 from onnxprune.errors import UserError
-from onnxprune.figures import noise, plural
-from onnxprune.replacing import check_writable
+from onnxprune.files.replacing import check_writable
+from onnxprune.text.figures import noise, plural
 
 _EXAMPLES = """\
 examples:

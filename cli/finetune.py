@@ -9,19 +9,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune import store
+from onnxprune.accuracy.evaluate import Evaluation
 from onnxprune.cli import data_arguments, source
 from onnxprune.cli.arguments import Commands, Parser, add_dims, command, file_name, finished, positive, whole
 from onnxprune.cli.files import distinct
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
-from onnxprune.evaluate import Evaluation
-from onnxprune.figures import noise, percent, plural
-from onnxprune.normalize import restore
+from onnxprune.files import store
+from onnxprune.files.store import check_target
+from onnxprune.graph.normalize import restore
 from onnxprune.passes import Finetune
-from onnxprune.pipeline import State
-from onnxprune.store import check_target
+from onnxprune.pipeline.manager import State
+from onnxprune.text.figures import noise, percent, plural
 from onnxprune.training import need_torch
 from onnxprune.training.recipe import (
     OPTIMIZERS,

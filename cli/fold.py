@@ -10,9 +10,9 @@ from onnxprune.cli.arguments import Commands, add_dims, add_output, add_threads,
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.rewriting import rewrite
 from onnxprune.cli.source import Source
-from onnxprune.inputs import Feeds, runnable_feeds
-from onnxprune.model import Model
-from onnxprune.rewriting import Rewritten
+from onnxprune.execution.inputs import Feeds, runnable_feeds
+from onnxprune.files.model import Model
+from onnxprune.rewrites.rewriting import Rewritten
 
 _EXAMPLES = """\
 examples:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.cost import Cost, Reach, cost, reach
-from onnxprune.coupling import Coupling, Group, Reason
-from onnxprune.freezes import Freeze, freezes
-from onnxprune.model import Model
+from onnxprune.analysis.coupling import Coupling, Group, Reason
+from onnxprune.counting.cost import Cost, Reach, cost, reach
+from onnxprune.counting.freezes import Freeze, freezes
+from onnxprune.files.model import Model
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,18 +7,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.analysis.rules import RULES
+from onnxprune.analysis.rules.registry import key
 from onnxprune.cli import source
 from onnxprune.cli.arguments import Commands, add_analysis, add_model, command, finished
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
-from onnxprune.coupling import Coupling
-from onnxprune.figures import count, plural
-from onnxprune.model import Model
+from onnxprune.files.model import Model
 from onnxprune.passes import Analyze, Normalize
-from onnxprune.pipeline import Pass, PassManager
-from onnxprune.rules import RULES
-from onnxprune.rules.registry import key
+from onnxprune.pipeline.manager import Pass, PassManager
+from onnxprune.text.figures import count, plural
 
 _EXAMPLES = """\
 examples:

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnxprune.bench import BenchReport, BenchRow
-from onnxprune.cost import Cost
-from onnxprune.coupling import Reason
-from onnxprune.evaluate import Evaluation
-from onnxprune.layer_errors import LayerError
-from onnxprune.plan import GroupSummary, Plan
-from onnxprune.targets import parse
-from onnxprune.verify import Verification
+from onnxprune.accuracy.evaluate import Evaluation
+from onnxprune.analysis.coupling import Reason
+from onnxprune.checking.verify import Verification
+from onnxprune.counting.cost import Cost
+from onnxprune.cutting.plan import GroupSummary, Plan
+from onnxprune.repair.layer_errors import LayerError
+from onnxprune.targets.grammar import parse
+from onnxprune.timing.bench import BenchReport, BenchRow
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from onnxprune.analysis.coupling import Slot
 from onnxprune.cli.inventory import Inventory, width
 from onnxprune.cli.tables import Column, Grid, Part
-from onnxprune.coupling import Slot
-from onnxprune.figures import bindings, count, percent, plural, size
+from onnxprune.text.figures import bindings, count, percent, plural, size
 
 _GROUPS = (
     Column("Group", name=True),

@@ -14,25 +14,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from onnxprune import plan_json
+from onnxprune.accuracy.evaluate import Evaluation, Reference, evaluate
+from onnxprune.analysis.coupling import Reason
 from onnxprune.cli import data_arguments
 from onnxprune.cli.files import distinct
 from onnxprune.cli.outcome import Outcome
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.source import Source, default_path, opened
 from onnxprune.cli.talk import Talk
-from onnxprune.cost import cost
-from onnxprune.coupling import Reason
-from onnxprune.data import Request
+from onnxprune.counting.cost import cost
+from onnxprune.cutting import plan_json
+from onnxprune.cutting.plan import Plan
+from onnxprune.data.sources import Request
 from onnxprune.errors import UserError
-from onnxprune.evaluate import Evaluation, Reference, evaluate
-from onnxprune.layer_errors import LayerError, layer_errors
+from onnxprune.files.replacing import check_writable
+from onnxprune.files.store import check_apart, check_target, data_file
 from onnxprune.passes import Apply, Bench, Choose, Normalize, Save, Score, Select, Spare, Steps, Verify
 from onnxprune.passes.compensate import MakeUp, make_up
-from onnxprune.pipeline import Observer, Pass, PassManager, State, Timings
-from onnxprune.plan import Plan
-from onnxprune.replacing import check_writable
-from onnxprune.store import check_apart, check_target, data_file
+from onnxprune.pipeline.manager import Observer, Pass, PassManager, State, Timings
+from onnxprune.repair.layer_errors import LayerError, layer_errors
 
 BENCH_SECONDS = 2.0
 """How long the original and the result run against each other."""

@@ -11,10 +11,10 @@ from onnxprune.cli.arguments import Commands, add_analysis, add_dims, add_model,
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
-from onnxprune.figures import bindings, count, milliseconds, percent, plural
 from onnxprune.passes import Analyze, Normalize
-from onnxprune.pipeline import Pass, PassManager
-from onnxprune.profile import Profile, profile
+from onnxprune.pipeline.manager import Pass, PassManager
+from onnxprune.targets.profile import Profile, profile
+from onnxprune.text.figures import bindings, count, milliseconds, percent, plural
 
 _EXAMPLES = """\
 examples:

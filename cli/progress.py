@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from onnxprune.cli.talk import Talk, say
-from onnxprune.pipeline import Observer, Pass, State, name_of
+from onnxprune.pipeline.manager import Observer, Pass, State, name_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -6,19 +6,19 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from onnxprune.bench import BenchReport, BenchRow, bench
+from onnxprune.accuracy.evaluate import Evaluation
 from onnxprune.cli import data_arguments, source
 from onnxprune.cli.arguments import Commands, add_dims, add_model, add_threads, command, file_name, finished
 from onnxprune.cli.progress import DOING, Activity
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
-from onnxprune.evaluate import Evaluation
-from onnxprune.figures import change, milliseconds, noise, percent, plural, size
-from onnxprune.model import Model
+from onnxprune.files.model import Model
+from onnxprune.files.replacing import check_writable
+from onnxprune.files.store import check_target, save
 from onnxprune.passes import Quantize
-from onnxprune.quantize import FORMATS, quantize
-from onnxprune.replacing import check_writable
-from onnxprune.store import check_target, save
+from onnxprune.rewrites.quantize import FORMATS, quantize
+from onnxprune.text.figures import change, milliseconds, noise, percent, plural, size
+from onnxprune.timing.bench import BenchReport, BenchRow, bench
 
 BENCH_SECONDS = 2.0
 

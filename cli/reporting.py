@@ -7,19 +7,19 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from onnxprune import curves_json
+from onnxprune.accuracy import curves_json
+from onnxprune.accuracy.curves import Sensitivity
+from onnxprune.analysis.coupling import Coupling
 from onnxprune.cli.outcome import Outcome
 from onnxprune.cli.progress import Activity
-from onnxprune.coupling import Coupling
-from onnxprune.curves import Sensitivity
 from onnxprune.errors import UserError
-from onnxprune.kernels import Kernel
-from onnxprune.model import Model
-from onnxprune.pipeline import Observer, Pass, State
-from onnxprune.replacing import write_text
+from onnxprune.files.model import Model
+from onnxprune.files.replacing import write_text
+from onnxprune.pipeline.manager import Observer, Pass, State
 from onnxprune.report import Findings, gather, render
 from onnxprune.report.times import timed
-from onnxprune.scores import Scores, score
+from onnxprune.scoring.scores import Scores, score
+from onnxprune.targets.kernels import Kernel
 
 Kernels = tuple[tuple[Kernel, ...], ...]
 

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import onnxprune
-from onnxprune import store
-from onnxprune.agreement import difference
 from onnxprune.cli.files import distinct
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.source import Source, opened
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
-from onnxprune.figures import noise, plural
-from onnxprune.inputs import Feeds
-from onnxprune.model import Model
-from onnxprune.replacing import check_writable
-from onnxprune.rewriting import Rewritten
+from onnxprune.execution.inputs import Feeds
+from onnxprune.files import store
+from onnxprune.files.model import Model
+from onnxprune.files.replacing import check_writable
+from onnxprune.rewrites.agreement import difference
+from onnxprune.rewrites.rewriting import Rewritten
+from onnxprune.text.figures import noise, plural
 
 Rewrite = Callable[[Model, Source, Activity], tuple[Rewritten, Iterable[Feeds]]]
 """From the normalised model to the other one, and what to compare them on."""

@@ -12,7 +12,7 @@ from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.source import default_path
 from onnxprune.cli.talk import Talk
 from onnxprune.passes import read_pipeline
-from onnxprune.running import SUMMARY, Hooks, preview, run_pipeline
+from onnxprune.pipeline.running import SUMMARY, Hooks, preview, run_pipeline
 
 _EXAMPLES = """\
 examples:

@@ -6,7 +6,12 @@ from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
-from onnxprune import curves_plot, drawing
+from onnxprune.accuracy import curves_plot
+from onnxprune.accuracy.curves import Sensitivity
+from onnxprune.accuracy.curves_json import figures_of
+from onnxprune.accuracy.damage import ranked
+from onnxprune.accuracy.evaluate import Evaluation
+from onnxprune.accuracy.sensitivity import RATIOS, check_ratios, sensitivity
 from onnxprune.cli import data_arguments, source
 from onnxprune.cli.arguments import (
     Commands,
@@ -24,19 +29,15 @@ from onnxprune.cli.files import distinct
 from onnxprune.cli.progress import Activity, Narrator
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
-from onnxprune.criteria import CRITERIA
-from onnxprune.curves import Sensitivity
-from onnxprune.curves_json import figures_of
-from onnxprune.damage import ranked
-from onnxprune.evaluate import Evaluation
-from onnxprune.figures import noise, percent, plural
-from onnxprune.parallel import BACKENDS, check_parallel
+from onnxprune.files import drawing
+from onnxprune.files.replacing import check_writable
+from onnxprune.files.store import check_apart
+from onnxprune.machine.parallel import BACKENDS, check_parallel
 from onnxprune.passes import Analyze, Normalize, Score
-from onnxprune.pipeline import Pass, PassManager
-from onnxprune.replacing import check_writable
-from onnxprune.scores import NORMALIZERS, REDUCERS
-from onnxprune.sensitivity import RATIOS, check_ratios, sensitivity
-from onnxprune.store import check_apart
+from onnxprune.pipeline.manager import Pass, PassManager
+from onnxprune.scoring.criteria import CRITERIA
+from onnxprune.scoring.scores import NORMALIZERS, REDUCERS
+from onnxprune.text.figures import noise, percent, plural
 
 _EXAMPLES = """\
 examples:

@@ -10,23 +10,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from onnxprune import template
 from onnxprune.cli import data_arguments
 from onnxprune.cli.arguments import Parser, Words, file_name, positive, whole
-from onnxprune.costs import COSTS, limited_by
-from onnxprune.criteria import CRITERIA
-from onnxprune.data import Request
+from onnxprune.data.sources import Request
 from onnxprune.errors import NoData, UserError
-from onnxprune.gradient_criteria import ASKING, GRADIENT_CRITERIA
-from onnxprune.names import suggest
 from onnxprune.passes import Choose, Score, Select, Spare, Steps, Verify
 from onnxprune.passes.compensate import MAKE_UPS
-from onnxprune.pipeline import Checked, Pass
-from onnxprune.reconstruction import DATA_CRITERIA
-from onnxprune.schedule import SCHEDULES
-from onnxprune.schedule import check_options as check_steps
-from onnxprune.scores import NORMALIZERS, REDUCERS
-from onnxprune.select import SCOPES
+from onnxprune.pipeline.manager import Checked, Pass
+from onnxprune.scoring.criteria import CRITERIA
+from onnxprune.scoring.gradient_criteria import ASKING, GRADIENT_CRITERIA
+from onnxprune.scoring.reconstruction import DATA_CRITERIA
+from onnxprune.scoring.scores import NORMALIZERS, REDUCERS
+from onnxprune.selection import template
+from onnxprune.selection.schedule import SCHEDULES
+from onnxprune.selection.schedule import check_options as check_steps
+from onnxprune.selection.select import SCOPES
+from onnxprune.targets.costs import COSTS, limited_by
+from onnxprune.text.names import suggest
 
 
 @dataclass(frozen=True)

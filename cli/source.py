@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxprune import store
-from onnxprune.dims import parse_dims
-from onnxprune.model import Model
+from onnxprune.files import store
+from onnxprune.files.model import Model
+from onnxprune.graph.dims import parse_dims
 
 
 @dataclass(frozen=True, eq=False)

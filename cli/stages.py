@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from onnxprune.accuracy.evaluate import Evaluation
 from onnxprune.cli.tables import Column, Grid, Part
-from onnxprune.evaluate import Evaluation
-from onnxprune.figures import count, percent, plural, size
-from onnxprune.pipeline import name_of
-from onnxprune.running import Report, Row, Todo
-from onnxprune.stages import INPUT, Pipeline
+from onnxprune.pipeline.manager import name_of
+from onnxprune.pipeline.running import Report, Row, Todo
+from onnxprune.pipeline.stages import INPUT, Pipeline
+from onnxprune.text.figures import count, percent, plural, size
 
 _JUDGED: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("Metric", "metric", lambda value: f"{value:.4g}"),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxprune.labels import printable, shorten
+from onnxprune.text.labels import printable, shorten
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from onnxprune.cli.tables import Part, rendered
 from onnxprune.errors import UserError
-from onnxprune.labels import printable
+from onnxprune.text.labels import printable
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune.bench import BenchReport, BenchRow
 from onnxprune.cli.tables import Column, Grid, Part
-from onnxprune.figures import bindings, count, milliseconds, plural, size
-from onnxprune.providers import short
-from onnxprune.rounds import MIN_ROUNDS
-from onnxprune.sweep import Measured, Sweep
+from onnxprune.machine.providers import short
+from onnxprune.text.figures import bindings, count, milliseconds, plural, size
+from onnxprune.timing.bench import BenchReport, BenchRow
+from onnxprune.timing.rounds import MIN_ROUNDS
+from onnxprune.timing.sweep import Measured, Sweep
 
 
 def parts(found: Sweep, advice: str, *, verbose: bool) -> list[Part]:

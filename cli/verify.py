@@ -6,17 +6,17 @@ from argparse import Namespace
 from pathlib import Path
 
 import onnxprune
-from onnxprune import plan_json
+from onnxprune.checking.verify import MODES, TOLERANCE, Verification
 from onnxprune.cli import outcome
 from onnxprune.cli.arguments import Commands, add_dims, add_inexact, add_threads, command, file_name, finished
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.source import opened
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
-from onnxprune.figures import bindings, noise, plural
-from onnxprune.plan import check
-from onnxprune.shapes import infer
-from onnxprune.verify import MODES, TOLERANCE, Verification
+from onnxprune.cutting import plan_json
+from onnxprune.cutting.plan import check
+from onnxprune.graph.shapes import infer
+from onnxprune.text.figures import bindings, noise, plural
 
 _EXAMPLES = """\
 example:

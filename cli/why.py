@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from onnxprune.analysis.coupling import Coupling
 from onnxprune.cli.tables import Part
-from onnxprune.coupling import Coupling
 from onnxprune.errors import UserError
-from onnxprune.figures import some
-from onnxprune.model import Model
-from onnxprune.names import suggest
-from onnxprune.shapes import infer
+from onnxprune.files.model import Model
+from onnxprune.graph.shapes import infer
+from onnxprune.text.figures import some
+from onnxprune.text.names import suggest
 
 Key = tuple[str, int]
 """A slot: tensor and axis."""

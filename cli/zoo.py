@@ -12,15 +12,15 @@ from onnxprune.cli.arguments import Commands, Words, command, file_name, finishe
 from onnxprune.cli.progress import Activity
 from onnxprune.cli.tables import Column, Grid, Part
 from onnxprune.cli.talk import Talk
-from onnxprune.cost import Cost, cost
+from onnxprune.counting.cost import Cost, cost
 from onnxprune.errors import UserError
-from onnxprune.figures import count, percent, plural, size
+from onnxprune.files.replacing import check_writable
+from onnxprune.files.store import load
+from onnxprune.graph.normalize import normalize
 from onnxprune.models_zoo import building
 from onnxprune.models_zoo.registry import NETWORKS, Network, network
 from onnxprune.models_zoo.trainable import RECIPES, SIDE, recipe
-from onnxprune.normalize import normalize
-from onnxprune.replacing import check_writable
-from onnxprune.store import load
+from onnxprune.text.figures import count, percent, plural, size
 
 _EXAMPLES = """\
 examples:

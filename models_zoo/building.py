@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.errors import MissingExtra, UserError
+from onnxprune.files.replacing import replacing, unwritable
 from onnxprune.models_zoo.registry import network
-from onnxprune.replacing import replacing, unwritable
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import runtime
 from onnxprune.errors import UserError
-from onnxprune.model import Model
+from onnxprune.execution import runtime
+from onnxprune.files.model import Model
 
 Split = Literal["train", "held_out"]
 

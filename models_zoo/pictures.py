@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import images
+from onnxprune.data import images
+from onnxprune.data.preprocess import Preprocess
 from onnxprune.errors import UserError
-from onnxprune.preprocess import Preprocess
 
 TRAIN, HELD_OUT = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 HOLD_OUT_EVERY = 10

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from onnxprune.errors import UserError
-from onnxprune.names import suggest
+from onnxprune.text.names import suggest
 
 MOST = 1 << 17
 """Of any size: far beyond what anybody builds, far below what fills a machine by a slip."""

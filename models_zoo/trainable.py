@@ -9,7 +9,7 @@ from typing import Literal
 
 from onnxprune.errors import UserError
 from onnxprune.models_zoo.registry import network
-from onnxprune.names import suggest
+from onnxprune.text.names import suggest
 
 SIDE = 32
 """Of the pictures that all of them take."""

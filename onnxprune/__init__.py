@@ -14,40 +14,40 @@ from __future__ import annotations
 
 import os
 
-from onnxprune import store
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.bench import bench
+from onnxprune.accuracy.curves import Sensitivity
+from onnxprune.accuracy.curves_json import load as load_sensitivity
+from onnxprune.accuracy.damage import rescored
+from onnxprune.accuracy.evaluate import Evaluation, Reference, evaluate
+from onnxprune.accuracy.sensitivity import sensitivity
+from onnxprune.analysis.analyze import analyze
+from onnxprune.analysis.coupling import Coupling, Group, Reason, Slot
 from onnxprune.bridge import export, from_torch, to_torch
-from onnxprune.compensate import compensate
-from onnxprune.cost import cost
-from onnxprune.coupling import Coupling, Group, Reason, Slot
-from onnxprune.criteria import criterion
-from onnxprune.curves import Sensitivity
-from onnxprune.curves_json import load as load_sensitivity
-from onnxprune.damage import rescored
-from onnxprune.data import Dataset, open_data
+from onnxprune.checking.verify import Verification, verify
+from onnxprune.counting.cost import cost
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Plan
+from onnxprune.cutting.plan_json import load as load_plan
+from onnxprune.cutting.plan_json import save as save_plan
+from onnxprune.data.preprocess import Preprocess
+from onnxprune.data.sources import Dataset, open_data
 from onnxprune.errors import UserError, VerificationError
-from onnxprune.evaluate import Evaluation, Reference, evaluate
-from onnxprune.fold import fold
-from onnxprune.layer_errors import layer_errors
-from onnxprune.model import Model
-from onnxprune.normalize import normalize, restore
-from onnxprune.pipeline import Observer, PassManager, State
-from onnxprune.plan import Plan
-from onnxprune.plan_json import load as load_plan
-from onnxprune.plan_json import save as save_plan
-from onnxprune.preprocess import Preprocess
-from onnxprune.profile import profile
-from onnxprune.reestimate import reestimate
-from onnxprune.running import Report, run_pipeline
-from onnxprune.scores import score
-from onnxprune.select import select
-from onnxprune.sensitivity import sensitivity
-from onnxprune.stages import Measure, Pipeline, Stage
+from onnxprune.files import store
+from onnxprune.files.model import Model
+from onnxprune.graph.normalize import normalize, restore
+from onnxprune.pipeline.manager import Observer, PassManager, State
+from onnxprune.pipeline.running import Report, run_pipeline
+from onnxprune.pipeline.stages import Measure, Pipeline, Stage
+from onnxprune.repair.compensate import compensate
+from onnxprune.repair.layer_errors import layer_errors
+from onnxprune.repair.reestimate import reestimate
+from onnxprune.rewrites.fold import fold
+from onnxprune.rewrites.unfold import unfold
+from onnxprune.scoring.criteria import criterion
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
+from onnxprune.targets.profile import profile
+from onnxprune.timing.bench import bench
 from onnxprune.training import Recipe, finetune
-from onnxprune.unfold import unfold
-from onnxprune.verify import Verification, verify
 from onnxprune.version import __version__
 
 __all__ = [

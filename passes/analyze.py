@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxprune.analyze import analyze, check_options
-from onnxprune.pipeline import State, changed
+from onnxprune.analysis.analyze import analyze, check_options
+from onnxprune.pipeline.manager import State, changed
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxprune.apply import apply
-from onnxprune.pipeline import State
+from onnxprune.cutting.apply import apply
+from onnxprune.pipeline.manager import State
 
 
 @dataclass(frozen=True)

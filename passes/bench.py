@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from onnxprune.bench import bench, check_options
-from onnxprune.pipeline import State, changed
+from onnxprune.pipeline.manager import State, changed
+from onnxprune.timing.bench import bench, check_options
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from onnxprune.apply import apply
-from onnxprune.costs import limited_by
-from onnxprune.data import Request, reopened
+from onnxprune.accuracy.evaluate import Reference, evaluate
+from onnxprune.cutting.apply import apply
+from onnxprune.data.sources import Request, reopened
 from onnxprune.errors import UserError
-from onnxprune.evaluate import Reference, evaluate
 from onnxprune.passes.compensate import make_up, off_by
 from onnxprune.passes.score import Score
 from onnxprune.passes.select import Select
-from onnxprune.pipeline import State, changed
-from onnxprune.reconstruction import DATA_CRITERIA
+from onnxprune.pipeline.manager import State, changed
+from onnxprune.scoring.reconstruction import DATA_CRITERIA
+from onnxprune.targets.costs import limited_by
 
 CANDIDATES = ("l1", "l2", "fpgm", "bn_scale", "activation", "obs")
 SAMPLES = 128

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from onnxprune.behind import left_alone
-from onnxprune.compensate import MODES, Compensated, check_mode, compensate
-from onnxprune.data import Dataset, Request, reopened
-from onnxprune.drop import drop_of, holds
-from onnxprune.evaluate import Evaluation, Reference, evaluate
-from onnxprune.figures import plural, some
-from onnxprune.model import Model
-from onnxprune.pipeline import State, changed
-from onnxprune.plan import Plan
-from onnxprune.reestimate import reestimate
-from onnxprune.runtime import check_threads
+from onnxprune.accuracy.drop import drop_of, holds
+from onnxprune.accuracy.evaluate import Evaluation, Reference, evaluate
+from onnxprune.cutting.plan import Plan
+from onnxprune.data.sources import Dataset, Request, reopened
+from onnxprune.execution.runtime import check_threads
+from onnxprune.files.model import Model
+from onnxprune.pipeline.manager import State, changed
+from onnxprune.repair.behind import left_alone
+from onnxprune.repair.compensate import MODES, Compensated, check_mode, compensate
+from onnxprune.repair.reestimate import reestimate
+from onnxprune.text.figures import plural, some
 
 
 @dataclass(frozen=True)

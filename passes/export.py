@@ -8,7 +8,7 @@ from pathlib import Path
 from onnxprune.bridge import need_torch
 from onnxprune.bridge.factory import check_inputs, export_factory, input_of
 from onnxprune.errors import UserError
-from onnxprune.functions import is_function_name
+from onnxprune.text.functions import is_function_name
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from onnxprune import store
-from onnxprune.data import Request, reopened
+from onnxprune.accuracy.evaluate import Evaluation
+from onnxprune.data.sources import Request, reopened
 from onnxprune.errors import UserError
-from onnxprune.evaluate import Evaluation
-from onnxprune.model import Model
-from onnxprune.normalize import normalize
-from onnxprune.pipeline import State, changed
+from onnxprune.files import store
+from onnxprune.files.model import Model
+from onnxprune.graph.normalize import normalize
+from onnxprune.pipeline.manager import State, changed
 from onnxprune.training import finetune, need_torch
 from onnxprune.training.recipe import OPTIONS, Recipe
 

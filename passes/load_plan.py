@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from onnxprune import plan_json
-from onnxprune.pipeline import State, changed
+from onnxprune.cutting import plan_json
+from onnxprune.pipeline.manager import State, changed
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxprune.normalize import normalize
-from onnxprune.pipeline import State, changed
+from onnxprune.graph.normalize import normalize
+from onnxprune.pipeline.manager import State, changed
 
 
 @dataclass(frozen=True)

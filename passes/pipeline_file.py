@@ -31,13 +31,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxprune.data.schema import Reader, options_of, unknown_key, with_defaults
 from onnxprune.errors import UserError
-from onnxprune.names import suggest
 from onnxprune.passes.export import Export
-from onnxprune.pipeline import Pass
-from onnxprune.schema import Reader, options_of, unknown_key, with_defaults
-from onnxprune.stages import INPUT, Measure, Pipeline, Stage
-from onnxprune.toml_reader import table_of
+from onnxprune.pipeline.manager import Pass
+from onnxprune.pipeline.stages import INPUT, Measure, Pipeline, Stage
+from onnxprune.text.names import suggest
+from onnxprune.text.toml_reader import table_of
 
 _TOP = {"name": str, "model": str, "folder": str, "threads": int, "dims": dict, "data": dict, "measure": dict}
 _KEYS = (*_TOP, "stage")

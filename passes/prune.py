@@ -11,7 +11,7 @@ from onnxprune.passes.normalize import Normalize
 from onnxprune.passes.score import Score
 from onnxprune.passes.select import Select
 from onnxprune.passes.verify import Verify
-from onnxprune.pipeline import PassManager, State, changed
+from onnxprune.pipeline.manager import PassManager, State, changed
 
 
 @dataclass(frozen=True)

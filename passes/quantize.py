@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxprune.data import Request, reopened
+from onnxprune.checking.verify import Verification
+from onnxprune.data.sources import Request, reopened
 from onnxprune.errors import UserError
-from onnxprune.pipeline import State, changed
-from onnxprune.quantize import Quantized, check_format, quantize
-from onnxprune.runtime import check_threads
-from onnxprune.verify import Verification
+from onnxprune.execution.runtime import check_threads
+from onnxprune.pipeline.manager import State, changed
+from onnxprune.rewrites.quantize import Quantized, check_format, quantize
 
 SAMPLES = 64
 

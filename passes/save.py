@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from onnxprune.normalize import restore
-from onnxprune.pipeline import State
-from onnxprune.store import save
+from onnxprune.files.store import save
+from onnxprune.graph.normalize import restore
+from onnxprune.pipeline.manager import State
 
 
 @dataclass(frozen=True)

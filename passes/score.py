@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from onnxprune.curves_json import load
-from onnxprune.damage import rescored
-from onnxprune.data import Dataset, Request, reopened
+from onnxprune.accuracy.curves_json import load
+from onnxprune.accuracy.damage import rescored
+from onnxprune.data.sources import Dataset, Request, reopened
 from onnxprune.errors import NoData
-from onnxprune.gradient_criteria import ASKING, GRADIENT_CRITERIA, gradient_scores
-from onnxprune.pipeline import State, changed
-from onnxprune.reconstruction import data_scores
-from onnxprune.scores import Scores, check_options, score
+from onnxprune.pipeline.manager import State, changed
+from onnxprune.scoring.gradient_criteria import ASKING, GRADIENT_CRITERIA, gradient_scores
+from onnxprune.scoring.reconstruction import data_scores
+from onnxprune.scoring.scores import Scores, check_options, score
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from onnxprune.alignment import Alignment, measured
-from onnxprune.apply import apply
-from onnxprune.budget import Order, order_of, select_within
-from onnxprune.clock import StopWatch
-from onnxprune.costs import COSTS, terms_of
-from onnxprune.coupling import Coupling
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.counting.meter import Meter, Usage
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Plan
 from onnxprune.errors import Unreachable, UserError
-from onnxprune.latency import Latency, latency_of
-from onnxprune.meter import Meter, Usage
-from onnxprune.model import Model
-from onnxprune.names import suggest
-from onnxprune.pipeline import State, changed
-from onnxprune.plan import Plan
-from onnxprune.select import check_options, field_of, select
-from onnxprune.targets import Target, parse
-from onnxprune.terms import Terms, Widths
+from onnxprune.files.model import Model
+from onnxprune.pipeline.manager import State, changed
+from onnxprune.selection.alignment import Alignment, measured
+from onnxprune.selection.select import check_options, field_of, select
+from onnxprune.targets.budget import Order, order_of, select_within
+from onnxprune.targets.clock import StopWatch
+from onnxprune.targets.costs import COSTS, terms_of
+from onnxprune.targets.grammar import Target, parse
+from onnxprune.targets.latency import Latency, latency_of
+from onnxprune.targets.terms import Terms, Widths
+from onnxprune.text.names import suggest
 
 _ITS_OWN = ("ratio", "targets", "per", "threads", "dims", "timed_dims", "round_to")
 """Fields that are not handed on to selection as they are."""

@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from onnxprune import plan_json
-from onnxprune.apply import apply
-from onnxprune.budget import Order, length_within
-from onnxprune.data import Dataset, Request, reopened
-from onnxprune.drop import deepest, drop_of, holds
+from onnxprune.accuracy.drop import deepest, drop_of, holds
+from onnxprune.accuracy.evaluate import Evaluation, Reference, evaluate
+from onnxprune.counting.meter import Meter
+from onnxprune.cutting import plan_json
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Plan
+from onnxprune.data.sources import Dataset, Request, reopened
 from onnxprune.errors import NothingToCut, UserError
-from onnxprune.evaluate import Evaluation, Reference, evaluate
-from onnxprune.journal import Journal, digest
-from onnxprune.kinds import is_number
-from onnxprune.meter import Meter
+from onnxprune.files.replacing import write_text
 from onnxprune.passes.compensate import make_up
 from onnxprune.passes.select import Select
-from onnxprune.pipeline import State, changed
-from onnxprune.plan import Plan
-from onnxprune.replacing import write_text
+from onnxprune.pipeline.journal import Journal, digest
+from onnxprune.pipeline.manager import State, changed
+from onnxprune.targets.budget import Order, length_within
+from onnxprune.text.kinds import is_number
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from onnxprune import plan_json
-from onnxprune.apply import apply
-from onnxprune.clock import StopWatch
-from onnxprune.data import reopened
+from onnxprune.counting.meter import Meter
+from onnxprune.cutting import plan_json
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Plan
+from onnxprune.data.sources import reopened
 from onnxprune.errors import NothingToCut, Unreachable, UserError
-from onnxprune.journal import Journal, digest
-from onnxprune.meter import Meter
 from onnxprune.passes.score import Score
 from onnxprune.passes.select import Select
 from onnxprune.passes.verify import Verify
-from onnxprune.pipeline import State, changed
-from onnxprune.plan import Plan
-from onnxprune.schedule import check_options, continued, left_after, remaining
-from onnxprune.scores import Scores
-from onnxprune.select import enlarged
-from onnxprune.targets import parse
+from onnxprune.pipeline.journal import Journal, digest
+from onnxprune.pipeline.manager import State, changed
+from onnxprune.scoring.scores import Scores
+from onnxprune.selection.schedule import check_options, continued, left_after, remaining
+from onnxprune.selection.select import enlarged
+from onnxprune.targets.clock import StopWatch
+from onnxprune.targets.grammar import parse
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxprune.agreement import difference
-from onnxprune.data import Request, reopened
-from onnxprune.dims import Dims
-from onnxprune.figures import plural
-from onnxprune.fold import fold
-from onnxprune.inputs import runnable_feeds
-from onnxprune.model import Model
-from onnxprune.normalize import normalize
-from onnxprune.pipeline import State, changed
-from onnxprune.runtime import check_threads
-from onnxprune.unfold import unfold
+from onnxprune.data.sources import Request, reopened
+from onnxprune.execution.inputs import runnable_feeds
+from onnxprune.execution.runtime import check_threads
+from onnxprune.files.model import Model
+from onnxprune.graph.dims import Dims
+from onnxprune.graph.normalize import normalize
+from onnxprune.pipeline.manager import State, changed
+from onnxprune.rewrites.agreement import difference
+from onnxprune.rewrites.fold import fold
+from onnxprune.rewrites.unfold import unfold
+from onnxprune.text.figures import plural
 
 
 @dataclass(frozen=True)

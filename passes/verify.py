@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from onnxprune.checking.verify import MODES, verify
 from onnxprune.errors import UserError
-from onnxprune.pipeline import State, changed
-from onnxprune.runtime import check_threads
-from onnxprune.verify import MODES, verify
+from onnxprune.execution.runtime import check_threads
+from onnxprune.pipeline.manager import State, changed
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from onnxprune import alignment
-from onnxprune.measured import Machine, remembered
+from onnxprune.machine.measured import Machine, remembered
+from onnxprune.selection import alignment
 
 # Two workers with a pool of threads each on two cores are slower than one thread each; set before torch is imported.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

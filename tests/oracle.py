@@ -14,17 +14,17 @@ import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
 
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.coupling import Coupling
-from onnxprune.inputs import random_feeds
-from onnxprune.model import Model
-from onnxprune.normalize import normalize
-from onnxprune.plan import Plan
-from onnxprune.scores import score
-from onnxprune.select import select
-from onnxprune.tensors import Tensor
-from onnxprune.verify import verify
+from onnxprune.analysis.analyze import analyze
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.checking.verify import verify
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Plan
+from onnxprune.execution.inputs import random_feeds
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.graph.normalize import normalize
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 TOLERANCE = 1e-5
 MOVED = 1e-4

@@ -8,11 +8,11 @@ from typing import Any
 import onnx
 from oracle import plans, prepared, prune, reasons, units
 
-from onnxprune.analyze import analyze
-from onnxprune.coupling import Coupling
-from onnxprune.model import Model
-from onnxprune.scores import score
-from onnxprune.select import select
+from onnxprune.analysis.analyze import analyze
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.files.model import Model
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 
 def checked(

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.model import Model
-from onnxprune.normalize import normalize
-from onnxprune.tensors import Tensor
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.graph.normalize import normalize
 
 
 def image_model(size: int | None = 8, channels: int = 3, classes: int = 10, width: int = 8, seed: int = 0) -> Model:

@@ -15,10 +15,10 @@ from conftest import machine_that_likes
 from oracle import opened, prepared
 from test_select import layer, slot
 
-from onnxprune import alignment
-from onnxprune.alignment import LAYER_KINDS, WIDTHS, Alignment, best, cost, curve, measured, type_of
-from onnxprune.coupling import Group
-from onnxprune.select import block, said
+from onnxprune.analysis.coupling import Group
+from onnxprune.selection import alignment
+from onnxprune.selection.alignment import LAYER_KINDS, WIDTHS, Alignment, best, cost, curve, measured, type_of
+from onnxprune.selection.select import block, said
 
 Shape = Callable[[int], float]
 

@@ -12,9 +12,9 @@ from building import Net
 from nets import NETS, densenet, mobilenet, resnet, transformer
 from oracle import prepared
 
-from onnxprune.analyze import analyze
-from onnxprune.coupling import Coupling
-from onnxprune.rules import RULES, Flow
+from onnxprune.analysis.analyze import analyze
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.analysis.rules import RULES, Flow
 
 
 def analysed(net: Net) -> Coupling:
@@ -224,7 +224,7 @@ def test_an_axis_that_a_rule_forgets_is_frozen(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_two_rules_for_one_operator_are_an_error() -> None:
-    from onnxprune.rules import rule
+    from onnxprune.analysis.rules import rule
 
     with pytest.raises(ValueError, match="Conv has two rules"):
         rule("Conv")(broken)

@@ -9,15 +9,15 @@ from building import F, Net
 from nets import DIMS, NETS, mobilenet, resnet, transformer
 from oracle import prepared, prune, whole
 
-from onnxprune import plan_json
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
+from onnxprune.analysis.analyze import analyze
+from onnxprune.cutting import plan_json
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Cut, Plan, SlotRef
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.plan import Cut, Plan, SlotRef
-from onnxprune.scores import score
-from onnxprune.select import select
-from onnxprune.tensors import Tensor
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 
 def planned(model: Model, ratio: float = 0.5, criterion: str = "l2") -> Plan:

@@ -14,16 +14,17 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune import PassManager, State, peak
-from onnxprune.bench import bench
+from onnxprune import PassManager, State
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.observers import Benchmarks
-from onnxprune.providers import resolve_provider
-from onnxprune.rounds import MIN_ROUNDS, time_rounds
-from onnxprune.store import load, save
-from onnxprune.tensors import Tensor
-from onnxprune.verdict import median_interval, verdict
+from onnxprune.files.model import Model
+from onnxprune.files.store import load, save
+from onnxprune.files.tensors import Tensor
+from onnxprune.machine import peak
+from onnxprune.machine.providers import resolve_provider
+from onnxprune.pipeline.observers import Benchmarks
+from onnxprune.timing.bench import bench
+from onnxprune.timing.rounds import MIN_ROUNDS, time_rounds
+from onnxprune.timing.verdict import median_interval, verdict
 
 
 def model(graph: str, **weights: Any) -> Model:

@@ -15,20 +15,20 @@ from test_select import layer
 from test_select import scores as scored
 
 import onnxprune
-from onnxprune.budget import CHANCES, CLOSE, TRIES, Order, order_of, select_within
-from onnxprune.cost import cost
-from onnxprune.costs import terms_of
+from onnxprune.counting.cost import cost
+from onnxprune.counting.meter import Meter
+from onnxprune.cutting.plan import Plan
 from onnxprune.errors import NothingToCut, Unreachable, UserError
-from onnxprune.meter import Meter
 from onnxprune.models_zoo import digits
 from onnxprune.passes import Select
-from onnxprune.pipeline import State
-from onnxprune.plan import Plan
-from onnxprune.terms import Widths
+from onnxprune.pipeline.manager import State
+from onnxprune.targets.budget import CHANCES, CLOSE, TRIES, Order, order_of, select_within
+from onnxprune.targets.costs import terms_of
+from onnxprune.targets.terms import Widths
 
 
 @pytest.fixture(scope="module")
-def given() -> tuple[onnxprune.Model, onnxprune.Coupling, onnxprune.scores.Scores, Meter]:
+def given() -> tuple[onnxprune.Model, onnxprune.Coupling, onnxprune.scoring.scores.Scores, Meter]:
     model = onnxprune.load(digits.model_path())
     coupling = onnxprune.analyze(model)
     return model, coupling, onnxprune.score(model, coupling, "l2"), Meter(model, coupling)

@@ -18,27 +18,27 @@ from onnx import TensorProto
 from oracle import prepared
 from quantised import rounded
 
-from onnxprune import runtime
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.batches import Batch
-from onnxprune.compensate import Compensated, compensate
-from onnxprune.data import Dataset, Request, open_data
+from onnxprune.accuracy.evaluate import evaluate
+from onnxprune.analysis.analyze import analyze
+from onnxprune.checking.verify import verify
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Plan
+from onnxprune.data.sources import Dataset, Request, open_data
 from onnxprune.errors import UserError
-from onnxprune.evaluate import evaluate
-from onnxprune.model import Model
+from onnxprune.execution import runtime
+from onnxprune.execution.batches import Batch
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor, same
 from onnxprune.passes import Compensate
-from onnxprune.pipeline import State
-from onnxprune.plan import Plan
-from onnxprune.scores import Scores, score
-from onnxprune.select import select
-from onnxprune.tensors import Tensor, same
-from onnxprune.verify import verify
+from onnxprune.pipeline.manager import State
+from onnxprune.repair.compensate import Compensated, compensate
+from onnxprune.scoring.scores import Scores, score
+from onnxprune.selection.select import select
 
 Array = np.ndarray[Any, Any]
 NOISE = 3e-6
 """Deviation of outputs that are equal to float noise."""
-FITTING = importlib.import_module("onnxprune.layer_fit")
+FITTING = importlib.import_module("onnxprune.repair.layer_fit")
 
 
 def cut(model: Model, gone: Mapping[str, list[int]]) -> tuple[Model, Plan]:
@@ -641,10 +641,10 @@ def test_more_features_than_samples() -> None:
 
 def test_layers_of_any_width_are_solved_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A matrix of features by features is never made of a layer beyond a limit, however many samples there are."""
-    layers = importlib.import_module("onnxprune.linear_layers")
+    layers = importlib.import_module("onnxprune.repair.linear_layers")
     monkeypatch.setattr(layers, "WIDEST", 100)
     monkeypatch.setattr(layers, "ROWS_BEYOND", 60)
-    monkeypatch.setattr(importlib.import_module("onnxprune.least_squares"), "Sums", None)
+    monkeypatch.setattr(importlib.import_module("onnxprune.repair.least_squares"), "Sums", None)
     model, gone = wide()
     pruned, plan = cut(model, gone)
     data = open_data("random:200", model)

@@ -11,10 +11,10 @@ from building import I64, Net
 from onnx import TensorProto, helper
 from oracle import opened, prepared
 
-from onnxprune.constants import fold_constants
-from onnxprune.model import Model
-from onnxprune.runtime import run, session
-from onnxprune.tensors import Tensor
+from onnxprune.execution.runtime import run, session
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.graph.constants import fold_constants
 
 Write = Callable[[Net], str]
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.contents import LIMIT, TRACED, Entry, constant, evaluate, sizes_of
-from onnxprune.sizes import BINARY, Size, multiply
+from onnxprune.graph.contents import LIMIT, TRACED, Entry, constant, evaluate, sizes_of
+from onnxprune.graph.sizes import BINARY, Size, multiply
 
 INT64 = TensorProto.INT64
 OLD, NEW = 11, 18

@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.cost import Held, cost, params, reach
-from onnxprune.coupling import Coupling, Group, Slot
+from onnxprune.analysis.coupling import Coupling, Group, Slot
+from onnxprune.counting.cost import Held, cost, params, reach
+from onnxprune.counting.macs import FORMULAS, formula
 from onnxprune.errors import UserError
-from onnxprune.macs import FORMULAS, formula
-from onnxprune.model import Model
-from onnxprune.normalize import normalize
-from onnxprune.tensors import Tensor
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.graph.normalize import normalize
 
 
 def model(graph: str, **weights: Any) -> Model:

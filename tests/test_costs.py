@@ -17,16 +17,16 @@ from oracle import prepared
 from rows import Row
 from test_random_graphs import Dice
 
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.cost import cost
-from onnxprune.costs import terms_of
-from onnxprune.coupling import Coupling
-from onnxprune.meter import Meter
-from onnxprune.model import Model
-from onnxprune.plan import Plan
-from onnxprune.select import cuts
-from onnxprune.terms import Widths
+from onnxprune.analysis.analyze import analyze
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.counting.cost import cost
+from onnxprune.counting.meter import Meter
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Plan
+from onnxprune.files.model import Model
+from onnxprune.selection.select import cuts
+from onnxprune.targets.costs import terms_of
+from onnxprune.targets.terms import Widths
 
 EXACT = 1e-9
 RULES = sorted((Path(__file__).parent / "rules").glob("test_*.py"))

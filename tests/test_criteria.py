@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune import criteria
-from onnxprune.criteria import CRITERIA, bn_scale, criterion, find, fpgm, l1, l2
 from onnxprune.errors import UserError
+from onnxprune.scoring import criteria
+from onnxprune.scoring.criteria import CRITERIA, bn_scale, criterion, find, fpgm, l1, l2
 
 
 def naive_fpgm(rows: np.ndarray) -> np.ndarray:

@@ -15,11 +15,11 @@ import onnx
 import pytest
 from PIL import Image
 
-from onnxprune import arrays, images
-from onnxprune.data import Dataset, Request, open_data, reopened
+from onnxprune.data import arrays, images
+from onnxprune.data.preprocess import Preprocess, read_preprocess
+from onnxprune.data.sources import Dataset, Request, open_data, reopened
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.preprocess import Preprocess, read_preprocess
+from onnxprune.files.model import Model
 
 Array = np.ndarray[Any, Any]
 

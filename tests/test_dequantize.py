@@ -9,10 +9,10 @@ import pytest
 from building import MS, Net
 from oracle import prepared
 
-from onnxprune.analyze import analyze
-from onnxprune.dequantize import quantisations
-from onnxprune.model import Model
-from onnxprune.scores import score
+from onnxprune.analysis.analyze import analyze
+from onnxprune.files.model import Model
+from onnxprune.graph.dequantize import quantisations
+from onnxprune.scoring.scores import score
 
 CHANNELS, INNER = 24, 7
 Store = Callable[[Net, np.ndarray, int], str]
@@ -184,7 +184,7 @@ def test_raw_integers_would_rank_otherwise() -> None:
 )
 def test_packed_weights(bits: int, zeros: str) -> None:
     """As onnxruntime itself unpacks them: a product with the identity gives the weight back."""
-    from onnxprune.runtime import run, session
+    from onnxprune.execution.runtime import run, session
 
     rows, inner, block = 6, 64, 16
     net = Net(21)

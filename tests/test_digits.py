@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune import store
 from onnxprune.errors import UserError
+from onnxprune.files import store
 from onnxprune.models_zoo import digits
 
 ACCURACY = 0.992

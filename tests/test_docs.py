@@ -93,7 +93,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EVERY, ids=lambda path: path.name)
 def test_files_that_are_named_exist(path: Path) -> None:
-    """`onnxprune/rules/conv.py` anywhere, and in ARCHITECTURE.md also plain `solve.py`, wherever in the core."""
+    """`onnxprune/analysis/solve.py` anywhere, and in ARCHITECTURE.md also plain `solve.py`, wherever it is."""
     text = path.read_text("utf-8")
     named = re.findall(r"`((?:onnxprune|passes|cli|models_zoo|tests|benchmarks|docs)/[\w./-]+\.\w+)`", text)
     named += re.findall(r"python ((?:benchmarks|examples)/[\w./-]+\.py)", text)

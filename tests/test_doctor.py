@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from onnxprune import doctor, providers
-from onnxprune.doctor import GIVES, Examination, examine
-from onnxprune.limits import Limits
-from onnxprune.measured import Machine, folder, remembered
+from onnxprune.machine import doctor, providers
+from onnxprune.machine.doctor import GIVES, Examination, examine
+from onnxprune.machine.limits import Limits
+from onnxprune.machine.measured import Machine, folder, remembered
 
 ROOT = Path(__file__).parents[1]
 QUIET = Limits(cores=8, allowed=8, quota=None, memory=1 << 34, memory_limit=None, memory_free=1 << 33)

@@ -10,12 +10,12 @@ import pytest
 
 import onnxprune
 from onnxprune import UserError
-from onnxprune.data import Request
-from onnxprune.drop import TRIES, deepest, drop_of
-from onnxprune.evaluate import Evaluation, evaluate
+from onnxprune.accuracy.drop import TRIES, deepest, drop_of
+from onnxprune.accuracy.evaluate import Evaluation, evaluate
+from onnxprune.data.sources import Request
 from onnxprune.models_zoo import digits
 from onnxprune.passes import Analyze, Normalize, Score, Select, Spare
-from onnxprune.pipeline import PassManager, State
+from onnxprune.pipeline.manager import PassManager, State
 
 HELD_OUT = Request("onnxprune.models_zoo.digits:held_out")
 

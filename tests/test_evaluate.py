@@ -12,13 +12,13 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune import runtime
-from onnxprune.data import Dataset, open_data
+from onnxprune.accuracy.evaluate import Reference, evaluate
+from onnxprune.data.sources import Dataset, open_data
 from onnxprune.errors import UserError
-from onnxprune.evaluate import Reference, evaluate
-from onnxprune.model import Model
+from onnxprune.execution import runtime
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
 from onnxprune.models_zoo import digits
-from onnxprune.tensors import Tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -116,7 +116,7 @@ def test_the_original_is_run_once_as_far_as_its_outputs_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, runs: int
 ) -> None:
     """Three batches of 5, 5 and 2 samples of six floats."""
-    monkeypatch.setattr(importlib.import_module("onnxprune.evaluate"), "HELD", room)
+    monkeypatch.setattr(importlib.import_module("onnxprune.accuracy.evaluate"), "HELD", room)
     data = dataset(tmp_path)
     reference = Reference(SAME, data)
     first = evaluate(linear(2 * np.eye(6)), data, original=reference)

@@ -9,12 +9,13 @@ import pytest
 from building import Net
 from oracle import prepared
 
-from onnxprune import exchanged, runtime
-from onnxprune.batches import Batch
-from onnxprune.data import open_data
-from onnxprune.exchanged import errors, few
-from onnxprune.model import Model
-from onnxprune.tensors import Tensor
+from onnxprune.data.sources import open_data
+from onnxprune.execution import runtime
+from onnxprune.execution.batches import Batch
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.scoring import exchanged
+from onnxprune.scoring.exchanged import errors, few
 
 Array = np.ndarray[Any, Any]
 

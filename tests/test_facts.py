@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.facts import Axis, Facts, fixed
+from onnxprune.analysis.facts import Axis, Facts, fixed
 
 
 def codes(f: Facts) -> list[tuple[str, int]]:

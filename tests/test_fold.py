@@ -10,11 +10,11 @@ from nets import NETS
 from onnx import TensorProto, helper
 from oracle import prepared
 
-from onnxprune.agreement import difference
-from onnxprune.fold import fold
-from onnxprune.inputs import random_feeds
-from onnxprune.model import Model
-from onnxprune.tensors import Tensor
+from onnxprune.execution.inputs import random_feeds
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.rewrites.agreement import difference
+from onnxprune.rewrites.fold import fold
 
 NOISE = 1e-5
 

@@ -15,8 +15,8 @@ import pytest
 from nets import DIMS, NETS
 from oracle import check, prepared
 
-from onnxprune.analyze import analyze
-from onnxprune.coupling import Coupling, Slot
+from onnxprune.analysis.analyze import analyze
+from onnxprune.analysis.coupling import Coupling, Slot
 
 FOLDER = Path(__file__).parent / "goldens"
 

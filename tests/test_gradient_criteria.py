@@ -14,18 +14,18 @@ from nets import DIMS, NETS
 from oracle import prepared
 
 import onnxprune
-from onnxprune import runtime
-from onnxprune.analyze import analyze
-from onnxprune.batches import Batch
+from onnxprune.analysis.analyze import analyze
+from onnxprune.analysis.coupling import Coupling
 from onnxprune.bridge.gradients import gradients
-from onnxprune.coupling import Coupling
-from onnxprune.data import Request, open_data
+from onnxprune.data.sources import Request, open_data
 from onnxprune.errors import NoScores, NotFinite, UserError
-from onnxprune.gradient_criteria import GRADIENT_CRITERIA, gradient_scores
-from onnxprune.model import Model
+from onnxprune.execution import runtime
+from onnxprune.execution.batches import Batch
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
 from onnxprune.passes import Analyze, Normalize, Score, Select, Steps
-from onnxprune.pipeline import PassManager
-from onnxprune.tensors import Tensor
+from onnxprune.pipeline.manager import PassManager
+from onnxprune.scoring.gradient_criteria import GRADIENT_CRITERIA, gradient_scores
 
 CLASSES = 5
 

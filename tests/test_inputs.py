@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.dims import default_dims
 from onnxprune.errors import UserError
-from onnxprune.inputs import parse_dims, random_feeds, runnable_feeds
-from onnxprune.model import Model
-from onnxprune.runtime import session
-from onnxprune.symbols import evaluate, names
-from onnxprune.tensors import Tensor
+from onnxprune.execution.inputs import parse_dims, random_feeds, runnable_feeds
+from onnxprune.execution.runtime import session
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.graph.dims import default_dims
+from onnxprune.graph.symbols import evaluate, names
 
 
 def model(graph: str, **weights: Any) -> Model:

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from oracle import prepared
 from quantised import rounded, scales, stored
 
-from onnxprune import kernels as module
 from onnxprune.errors import UserError
-from onnxprune.inputs import runnable_feeds
-from onnxprune.kernels import Kernel, kernels
+from onnxprune.execution.inputs import runnable_feeds
+from onnxprune.targets import kernels as module
+from onnxprune.targets.kernels import Kernel, kernels
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from test_select import coupling, layer, scores, slot
 
-from onnxprune import knapsack
-from onnxprune.budget import order_of
-from onnxprune.coupling import Coupling, Indices
-from onnxprune.knapsack import by_gain
-from onnxprune.scores import Scores
-from onnxprune.select import Field, least_kept
-from onnxprune.terms import Floats, Term, Terms, Widths
+from onnxprune.analysis.coupling import Coupling, Indices
+from onnxprune.scoring.scores import Scores
+from onnxprune.selection.select import Field, least_kept
+from onnxprune.targets import knapsack
+from onnxprune.targets.budget import order_of
+from onnxprune.targets.knapsack import by_gain
+from onnxprune.targets.terms import Floats, Term, Terms, Widths
 
 
 def field(found: Coupling, block: int = 1, min_keep: float = 0.1, own: Mapping[str, float] | None = None) -> Field:

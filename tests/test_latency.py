@@ -18,16 +18,16 @@ from building import Net
 from nets import NETS
 from oracle import opened, prepared
 
-from onnxprune import latency as module
-from onnxprune.analyze import analyze
-from onnxprune.coupling import Coupling
+from onnxprune.analysis.analyze import analyze
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.counting.meter import Meter
 from onnxprune.errors import UserError
-from onnxprune.kernels import Kernel
-from onnxprune.latency import Latency, fingerprint, latency_of
-from onnxprune.meter import Meter
-from onnxprune.model import Model
-from onnxprune.select import Field, least_kept
-from onnxprune.terms import Floats, Widths
+from onnxprune.files.model import Model
+from onnxprune.selection.select import Field, least_kept
+from onnxprune.targets import latency as module
+from onnxprune.targets.kernels import Kernel
+from onnxprune.targets.latency import Latency, fingerprint, latency_of
+from onnxprune.targets.terms import Floats, Widths
 
 Formula = Callable[[str, float, float], float]
 """(operator, part that is left of what it reads, of what it makes) -> microseconds"""
@@ -360,7 +360,7 @@ def test_a_fingerprint_is_of_the_graph_and_the_shapes() -> None:
 def test_on_the_machine_that_this_runs_on(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No formula here, and no time asserted: only that all kernels are found again, whatever they are called."""
     real = module.kernels
-    monkeypatch.setattr("onnxprune.kernels.SECONDS", 0.0)
+    monkeypatch.setattr("onnxprune.targets.kernels.SECONDS", 0.0)
     seen: list[list[Kernel]] = []
 
     def kept(*args: Any, **options: Any) -> list[Kernel]:

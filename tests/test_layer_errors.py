@@ -11,16 +11,16 @@ from building import Net
 from nets import NETS
 from oracle import prepared
 
-from onnxprune import runtime
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.data import open_data
+from onnxprune.analysis.analyze import analyze
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Plan
+from onnxprune.data.sources import open_data
 from onnxprune.errors import UserError
-from onnxprune.layer_errors import layer_errors
-from onnxprune.model import Model
-from onnxprune.plan import Plan
-from onnxprune.scores import score
-from onnxprune.select import select
+from onnxprune.execution import runtime
+from onnxprune.files.model import Model
+from onnxprune.repair.layer_errors import layer_errors
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 Array = np.ndarray[Any, Any]
 

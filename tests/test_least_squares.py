@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxprune.least_squares import RIDGES, Samples, Solution, Sums, evidence, solved
+from onnxprune.repair.least_squares import RIDGES, Samples, Solution, Sums, evidence, solved
 
 Array = np.ndarray[Any, Any]
 Kind = Callable[[int, int, int], Any]

@@ -7,16 +7,16 @@ from building import MS, F, Net
 from onnx import TensorProto
 from oracle import prepared
 
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.behind import left_alone
-from onnxprune.data import Request
-from onnxprune.model import Model
+from onnxprune.analysis.analyze import analyze
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Plan
+from onnxprune.data.sources import Request
+from onnxprune.files.model import Model
 from onnxprune.passes import Compensate
-from onnxprune.pipeline import State
-from onnxprune.plan import Plan
-from onnxprune.scores import score
-from onnxprune.select import select
+from onnxprune.pipeline.manager import State
+from onnxprune.repair.behind import left_alone
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 
 def halved(net: Net) -> tuple[Model, Model, Plan]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import limits as module
-from onnxprune.limits import limits
+from onnxprune.machine import limits as module
+from onnxprune.machine.limits import limits
 
 MEMINFO = "MemTotal:       16384 kB\nMemFree:         1024 kB\nMemAvailable:    8192 kB\n"
 

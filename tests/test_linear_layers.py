@@ -11,10 +11,20 @@ from building import F, Net
 from onnx import TensorProto, helper
 from oracle import opened, prepared
 
-from onnxprune import runtime
-from onnxprune.linear_layers import FEWEST_ROWS, MOST_ROWS, ROWS_BEYOND, Layer, Rows, layers, matrices, rows_for, stored
-from onnxprune.model import Model
-from onnxprune.tensors import Tensor
+from onnxprune.execution import runtime
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.repair.linear_layers import (
+    FEWEST_ROWS,
+    MOST_ROWS,
+    ROWS_BEYOND,
+    Layer,
+    Rows,
+    layers,
+    matrices,
+    rows_for,
+    stored,
+)
 
 Array = np.ndarray[Any, Any]
 CLOSE = 1e-5

@@ -13,9 +13,9 @@ from onnx import TensorProto
 from oracle import prepared
 from quantised import scales, step
 
-from onnxprune.mask import mask
-from onnxprune.model import Model
-from onnxprune.plan import Cut, Plan, SlotRef
+from onnxprune.checking.mask import mask
+from onnxprune.cutting.plan import Cut, Plan, SlotRef
+from onnxprune.files.model import Model
 
 
 def cutting(model: Model, name: str, axis: int, index: Sequence[int], role: str = "out") -> np.ndarray:

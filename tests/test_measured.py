@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from onnxprune import measured
-from onnxprune.measured import Found, Machine, folder, remembered
+from onnxprune.machine import measured
+from onnxprune.machine.measured import Found, Machine, folder, remembered
 
 MACHINE = Machine("a processor", 2, "1.2.3", "CPUExecutionProvider", 1)
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from oracle import check, prepared, reasons, units
 from rows import Row, row
 
-from onnxprune.analyze import analyze
+from onnxprune.analysis.analyze import analyze
 
 
 def body(name: str, nodes: list[onnx.NodeProto], out: str, shape: list[int] | None = None) -> onnx.GraphProto:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune import moments
-from onnxprune.moments import Moments
+from onnxprune.repair import moments
+from onnxprune.repair.moments import Moments
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((20, 3, 4, 5), 1), ((20, 3), 1), ((20, 7, 3), -1)])

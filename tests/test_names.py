@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.names import suggest
+from onnxprune.text.names import suggest
 
 
 def test_near_by_spelling() -> None:

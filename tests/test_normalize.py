@@ -11,10 +11,10 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.normalize import merge_clones, normalize, restore
-from onnxprune.runtime import run, session
-from onnxprune.store import load, save
+from onnxprune.execution.runtime import run, session
+from onnxprune.files.model import Model
+from onnxprune.files.store import load, save
+from onnxprune.graph.normalize import merge_clones, normalize, restore
 
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
 

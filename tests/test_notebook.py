@@ -12,15 +12,16 @@ from nets import resnet
 from oracle import prepared
 
 import onnxprune
-from onnxprune import curves_plot, notebook
-from onnxprune.bench import BenchReport, BenchRow
-from onnxprune.curves import Curve, Point, Sensitivity
-from onnxprune.evaluate import Evaluation
-from onnxprune.plan import Cut, GroupSummary, Plan, SlotRef
-from onnxprune.profile import KernelTime, Profile
-from onnxprune.running import Report, Row
-from onnxprune.stage_figures import Figures
-from onnxprune.verify import Verification
+from onnxprune.accuracy import curves_plot
+from onnxprune.accuracy.curves import Curve, Point, Sensitivity
+from onnxprune.accuracy.evaluate import Evaluation
+from onnxprune.checking.verify import Verification
+from onnxprune.cutting.plan import Cut, GroupSummary, Plan, SlotRef
+from onnxprune.pipeline.running import Report, Row
+from onnxprune.pipeline.stage_figures import Figures
+from onnxprune.report import notebook
+from onnxprune.targets.profile import KernelTime, Profile
+from onnxprune.timing.bench import BenchReport, BenchRow
 
 EVIL = '<img src=x onerror="alert(1)">\u202e'
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxprune.data import Request
+from onnxprune.data.sources import Request
 from onnxprune.errors import UserError
 from onnxprune.passes import Apply, Compensate, LoadPlan, Prune, Save, Score, Select, Verify, read_pipeline
-from onnxprune.stages import Measure
+from onnxprune.pipeline.stages import Measure
 
 GOOD = """
 model = "m.onnx"

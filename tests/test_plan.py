@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune import plan_json
+from onnxprune.cutting import plan_json
+from onnxprune.cutting.plan import Cut, GroupSummary, Plan, SlotRef, check
+from onnxprune.cutting.plan_json import from_json, load, save, to_json
 from onnxprune.errors import UserError
-from onnxprune.plan import Cut, GroupSummary, Plan, SlotRef, check
-from onnxprune.plan_json import from_json, load, save, to_json
 
 W, X = SlotRef("conv1.weight", 0, 8), SlotRef("conv2.weight", 1, 8, "in")
 PLAN = Plan(

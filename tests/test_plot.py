@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxprune import plot
-from onnxprune.bench import BenchReport, BenchRow
 from onnxprune.errors import UserError
-from onnxprune.sweep import Measured, Setting, Sweep
+from onnxprune.timing import plot
+from onnxprune.timing.bench import BenchReport, BenchRow
+from onnxprune.timing.sweep import Measured, Setting, Sweep
 
 
 def row(name: str, median: float) -> BenchRow:

@@ -8,8 +8,8 @@ import pytest
 from building import Net
 from oracle import prepared
 
-from onnxprune.probes import flattened, probes
-from onnxprune.shapes import infer
+from onnxprune.graph.probes import flattened, probes
+from onnxprune.graph.shapes import infer
 
 
 def found(write: Callable[[Net, str], None]) -> list[str]:

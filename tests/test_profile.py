@@ -18,22 +18,22 @@ from quantised import rounded, scales, stored
 from test_kernels import half
 from test_latency import Machine, wide, written
 
-from onnxprune import latency
-from onnxprune.alignment import measured
-from onnxprune.analyze import analyze
-from onnxprune.cost import cost
+from onnxprune.analysis.analyze import analyze
+from onnxprune.counting.cost import cost
+from onnxprune.counting.meter import Meter
 from onnxprune.errors import UserError
-from onnxprune.meter import Meter
-from onnxprune.profile import Profile, profile
-from onnxprune.select import block
+from onnxprune.selection.alignment import measured
+from onnxprune.selection.select import block
+from onnxprune.targets import latency
+from onnxprune.targets.profile import Profile, profile
 
-module = importlib.import_module("onnxprune.profile")  # the package's own `profile` is the function
+module = importlib.import_module("onnxprune.targets.profile")  # the package's own `profile` is the function
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times do not matter here, but for those of the tests' own machine."""
-    monkeypatch.setattr("onnxprune.kernels.SECONDS", 0.0)
+    monkeypatch.setattr("onnxprune.targets.kernels.SECONDS", 0.0)
     monkeypatch.setattr(module, "SECONDS", 0.01)
 
 

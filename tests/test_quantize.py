@@ -12,11 +12,11 @@ import onnxruntime
 import pytest
 
 from onnxprune import PassManager, State, UserError, load, open_data
-from onnxprune.data import Request
+from onnxprune.data.sources import Request
 from onnxprune.models_zoo import digits
 from onnxprune.passes import Prune, Quantize, Save, Select
-from onnxprune.pipeline import changed
-from onnxprune.quantize import quantize
+from onnxprune.pipeline.manager import changed
+from onnxprune.rewrites.quantize import quantize
 
 SEEN = Request("onnxprune.models_zoo.digits:seen", limit=128)
 

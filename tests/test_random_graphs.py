@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, note, seed, settings
 from hypothesis import strategies as st
 from oracle import TOLERANCE, disagreement, outputs, plans, prepared, valid, whole
 
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.inputs import random_feeds
-from onnxprune.verify import verify
+from onnxprune.analysis.analyze import analyze
+from onnxprune.checking.verify import verify
+from onnxprune.cutting.apply import apply
+from onnxprune.execution.inputs import random_feeds
 
 COUNT = int(os.environ.get("RANDOM_GRAPHS", "150"))
 SEED = os.environ.get("RANDOM_GRAPHS_SEED")

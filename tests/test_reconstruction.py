@@ -14,20 +14,30 @@ from nets import DIMS, NETS
 from onnx import TensorProto
 from oracle import prepared
 
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.batches import Batch
-from onnxprune.compensate import compensate
-from onnxprune.data import open_data
+from onnxprune.accuracy.evaluate import evaluate
+from onnxprune.analysis.analyze import analyze
+from onnxprune.cutting.apply import apply
+from onnxprune.data.sources import open_data
 from onnxprune.errors import UserError
-from onnxprune.evaluate import evaluate
-from onnxprune.linear_layers import Layer
-from onnxprune.model import Model
-from onnxprune.reconstruction import DATA_CRITERIA, RIDGE, Reader, activation, apoz, cosine, data_scores, obs, ridge
-from onnxprune.scores import Scores, score
-from onnxprune.select import select
-from onnxprune.statistics import Reading
-from onnxprune.tensors import Tensor
+from onnxprune.execution.batches import Batch
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.repair.compensate import compensate
+from onnxprune.repair.linear_layers import Layer
+from onnxprune.scoring.reconstruction import (
+    DATA_CRITERIA,
+    RIDGE,
+    Reader,
+    activation,
+    apoz,
+    cosine,
+    data_scores,
+    obs,
+    ridge,
+)
+from onnxprune.scoring.scores import Scores, score
+from onnxprune.scoring.statistics import Reading
+from onnxprune.selection.select import select
 
 Array = np.ndarray[Any, Any]
 LAYER = Layer(onnx.NodeProto(), "x", "w", None, "y", None, 1, 1)

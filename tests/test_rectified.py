@@ -9,8 +9,8 @@ import pytest
 from building import Net
 from oracle import prepared
 
-from onnxprune.consumers import Consumers
-from onnxprune.rectified import FEWEST, Hidden, Shown, shown
+from onnxprune.repair.consumers import Consumers
+from onnxprune.repair.rectified import FEWEST, Hidden, Shown, shown
 
 Array = np.ndarray[Any, Any]
 INF = float("inf")
@@ -98,7 +98,7 @@ def test_weights_that_are_best_stay() -> None:
 
 
 def test_rows_are_thinned_out_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.rectified.ROOM", 16000)
+    monkeypatch.setattr("onnxprune.repair.rectified.ROOM", 16000)
     x, t = rows()
     hidden = Hidden(Shown(0.0, INF))
     for a, b in zip(np.split(x, 4, axis=1), np.split(t, 4, axis=1), strict=True):

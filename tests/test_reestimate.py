@@ -11,21 +11,21 @@ from building import Net
 from nets import DIMS, NETS
 from oracle import prepared
 
-from onnxprune import runtime
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.batches import Batch
-from onnxprune.data import Request, open_data
+from onnxprune.accuracy.evaluate import evaluate
+from onnxprune.analysis.analyze import analyze
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Plan
+from onnxprune.data.sources import Request, open_data
 from onnxprune.errors import UserError
-from onnxprune.evaluate import evaluate
-from onnxprune.model import Model
+from onnxprune.execution import runtime
+from onnxprune.execution.batches import Batch
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor, same
 from onnxprune.passes import Reestimate
-from onnxprune.pipeline import State
-from onnxprune.plan import Plan
-from onnxprune.reestimate import LIMIT, reestimate
-from onnxprune.scores import score
-from onnxprune.select import select
-from onnxprune.tensors import Tensor, same
+from onnxprune.pipeline.manager import State
+from onnxprune.repair.reestimate import LIMIT, reestimate
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 Array = np.ndarray[Any, Any]
 EQUAL = 1e-5

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from onnxprune.errors import UserError
-from onnxprune.replacing import check_writable, replacing, write_text
+from onnxprune.files.replacing import check_writable, replacing, write_text
 
 
 def test_files_appear_together(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from onnxprune.replacing import replacing
+from onnxprune.files.replacing import replacing
 with replacing([Path("m.onnx"), Path("m.onnx.data")]) as files:
     files[0].write(b"half")
     files[0].flush()

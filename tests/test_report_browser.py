@@ -16,9 +16,9 @@ from nets import mobilenet
 from oracle import prepared
 
 import onnxprune
-from onnxprune.pareto import compare
 from onnxprune.report import Findings, comparison, gather, render
-from onnxprune.runs import Point
+from onnxprune.report.pareto import compare
+from onnxprune.report.runs import Point
 
 pytestmark = [
     pytest.mark.skipif(browser.found() is None, reason="no Chromium here: apt-get install chromium, or set CHROMIUM"),

@@ -10,8 +10,8 @@ from onnx import TensorProto
 from oracle import prepared
 
 import onnxprune
-from onnxprune.cost import cost
-from onnxprune.model import Model
+from onnxprune.counting.cost import cost
+from onnxprune.files.model import Model
 from onnxprune.report.draw import drawn
 from onnxprune.report.layers import Layer, dotted, layers_of
 from onnxprune.report.layout import GAP, laid_out

@@ -15,16 +15,16 @@ from oracle import prepared
 
 import onnxprune
 from onnxprune import report
-from onnxprune.bench import BenchReport, BenchRow
-from onnxprune.curves import Curve, Point, Sensitivity
+from onnxprune.accuracy.curves import Curve, Point, Sensitivity
+from onnxprune.accuracy.evaluate import Evaluation
 from onnxprune.errors import UserError
-from onnxprune.evaluate import Evaluation
-from onnxprune.kernels import Kernel
 from onnxprune.report import Findings, Page, gather, render
 from onnxprune.report.charts import ticks
 from onnxprune.report.importance import histograms, removed_units
 from onnxprune.report.layers import layers_of
 from onnxprune.report.times import shared_out
+from onnxprune.targets.kernels import Kernel
+from onnxprune.timing.bench import BenchReport, BenchRow
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>\u202e\x07{{ 7*7 }}&amp;</style>'
 STYLE = (Path(report.__file__).parent / "style.css").read_text("utf-8")

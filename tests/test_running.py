@@ -18,10 +18,8 @@ import onnx
 import pytest
 
 from onnxprune import State, UserError, load
-from onnxprune.artefacts import Kept, Record
-from onnxprune.data import Request
+from onnxprune.data.sources import Request
 from onnxprune.errors import VerificationError
-from onnxprune.held import held
 from onnxprune.passes import (
     Analyze,
     Apply,
@@ -36,9 +34,11 @@ from onnxprune.passes import (
     Verify,
     read_pipeline,
 )
-from onnxprune.pipeline import Pass
-from onnxprune.running import Report, preview, run_pipeline
-from onnxprune.stages import Measure, Pipeline, Stage
+from onnxprune.pipeline.artefacts import Kept, Record
+from onnxprune.pipeline.held import held
+from onnxprune.pipeline.manager import Pass
+from onnxprune.pipeline.running import Report, preview, run_pipeline
+from onnxprune.pipeline.stages import Measure, Pipeline, Stage
 
 QUIET = Measure(seconds=0)
 
@@ -207,7 +207,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_running import long, pipeline
 from onnxprune import Observer
 from onnxprune.passes import Compensate
-from onnxprune.running import run_pipeline
+from onnxprune.pipeline.running import run_pipeline
 from pathlib import Path
 
 class Kill(Observer):

@@ -9,11 +9,10 @@ from typing import Any
 import pages
 import pytest
 
-from onnxprune import pareto_plot
 from onnxprune.errors import UserError
-from onnxprune.pareto import compare
-from onnxprune.report import comparison
-from onnxprune.runs import Point, read_runs
+from onnxprune.report import comparison, pareto_plot
+from onnxprune.report.pareto import compare
+from onnxprune.report.runs import Point, read_runs
 
 
 def pruning(ms: float, speedup: float, top1: float, **more: Any) -> dict[str, Any]:

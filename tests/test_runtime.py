@@ -15,12 +15,12 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import runtime
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.runtime import run, session
-from onnxprune.store import load, save
-from onnxprune.tensors import Tensor
+from onnxprune.execution import runtime
+from onnxprune.execution.runtime import run, session
+from onnxprune.files.model import Model
+from onnxprune.files.store import load, save
+from onnxprune.files.tensors import Tensor
 
 F = TensorProto.FLOAT
 X = np.random.default_rng(5).standard_normal((2, 16, 9, 9), dtype=np.float32)
@@ -179,8 +179,8 @@ def test_no_second_copy_of_the_weights_is_held(tmp_path: Path) -> None:
     save(Model(proto, weights), tmp_path / "m.onnx")
     program = """if True:
         import sys, numpy as np, onnxruntime
-        from onnxprune.runtime import run, session
-        from onnxprune.store import load
+        from onnxprune.execution.runtime import run, session
+        from onnxprune.files.store import load
         def anonymous():
             return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
         x = {"x0": np.ones((1, 1060), np.float32)}

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune import UserError, passes, plan_json
-from onnxprune.coupling import Coupling
+from onnxprune import UserError, passes
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.cutting import plan_json
+from onnxprune.cutting.plan import Plan
 from onnxprune.models_zoo import digits
 from onnxprune.passes import Analyze, Normalize, Score, Select, Steps, Verify
-from onnxprune.pipeline import PassManager, State
-from onnxprune.plan import Plan
-from onnxprune.schedule import SCHEDULES, continued, gone, left_after, remaining
-from onnxprune.select import field_of, plan_of
+from onnxprune.pipeline.manager import PassManager, State
+from onnxprune.selection.schedule import SCHEDULES, continued, gone, left_after, remaining
+from onnxprune.selection.select import field_of, plan_of
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 
-from onnxprune.data import Request
+from onnxprune.data.preprocess import Preprocess
+from onnxprune.data.schema import Reader, options_of, with_defaults
+from onnxprune.data.sources import Request
 from onnxprune.errors import UserError
 from onnxprune.passes import passes_by_name
-from onnxprune.preprocess import Preprocess
-from onnxprune.schema import Reader, options_of, with_defaults
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune import criteria
-from onnxprune import scores as scores_module
-from onnxprune.coupling import Coupling, Group, Slot
-from onnxprune.criteria import CRITERIA, criterion
+from onnxprune.analysis.coupling import Coupling, Group, Slot
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.scores import NORMALIZERS, REDUCERS, score
-from onnxprune.tensors import Tensor
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.scoring import criteria
+from onnxprune.scoring import scores as scores_module
+from onnxprune.scoring.criteria import CRITERIA, criterion
+from onnxprune.scoring.scores import NORMALIZERS, REDUCERS, score
 
 
 def model_of(**arrays: np.ndarray) -> Model:

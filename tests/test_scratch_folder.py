@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.scratch_folder import forsaken, scratch_folder
+from onnxprune.files.scratch_folder import forsaken, scratch_folder
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_it_goes_with_the_block(place: Path) -> None:
 def test_what_a_kill_leaves_goes_next_time(place: Path) -> None:
     script = """
 import os, signal, sys
-from onnxprune.scratch_folder import scratch_folder
+from onnxprune.files.scratch_folder import scratch_folder
 with scratch_folder() as folder:
     (folder / "big").write_text("x")
     print(folder, flush=True)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.alignment import LAYER_KINDS, WIDTHS, Alignment
-from onnxprune.coupling import Coupling, Frozen, Group, Reason, Slot
+from onnxprune.analysis.coupling import Coupling, Frozen, Group, Reason, Slot
+from onnxprune.cutting.plan import Plan
 from onnxprune.errors import UserError
-from onnxprune.plan import Plan
-from onnxprune.scores import Scores
-from onnxprune.select import aligned, block, block_of, least_kept, said, select
+from onnxprune.scoring.scores import Scores
+from onnxprune.selection.alignment import LAYER_KINDS, WIDTHS, Alignment
+from onnxprune.selection.select import aligned, block, block_of, least_kept, said, select
 
 
 def slot(tensor: str, size: int, per_unit: int = 1, *, axis: int = 0, role: str = "out", op: str = "Conv") -> Slot:

@@ -16,18 +16,19 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune import curves_json, curves_plot, parallel
-from onnxprune.coupling import Coupling
-from onnxprune.curves import Curve, Point, Sensitivity
-from onnxprune.damage import TIE, damage, ranked, rescored, rises
-from onnxprune.data import Dataset, open_data
+from onnxprune.accuracy import curves_json, curves_plot
+from onnxprune.accuracy.curves import Curve, Point, Sensitivity
+from onnxprune.accuracy.damage import TIE, damage, ranked, rescored, rises
+from onnxprune.accuracy.evaluate import Evaluation
+from onnxprune.accuracy.sensitivity import fingerprint, sensitivity
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.data.sources import Dataset, open_data
 from onnxprune.errors import UserError
-from onnxprune.evaluate import Evaluation
-from onnxprune.model import Model
-from onnxprune.scores import Scores
-from onnxprune.sensitivity import fingerprint, sensitivity
+from onnxprune.files.model import Model
+from onnxprune.machine import parallel
+from onnxprune.scoring.scores import Scores
 
-MODULE = importlib.import_module("onnxprune.sensitivity")
+MODULE = importlib.import_module("onnxprune.accuracy.sensitivity")
 
 
 def network() -> onnx.ModelProto:

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from onnxprune.model import Model
-from onnxprune.normalize import normalize
-from onnxprune.shapes import infer
-from onnxprune.store import load
+from onnxprune.files.model import Model
+from onnxprune.files.store import load
+from onnxprune.graph.normalize import normalize
+from onnxprune.graph.shapes import infer
 
 F = TensorProto.FLOAT
 

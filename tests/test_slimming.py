@@ -16,8 +16,8 @@ from PIL import Image
 from onnxprune import load, run_pipeline
 from onnxprune.models_zoo import digits
 from onnxprune.passes import read_pipeline
-from onnxprune.running import Report, preview
-from onnxprune.stages import Pipeline
+from onnxprune.pipeline.running import Report, preview
+from onnxprune.pipeline.stages import Pipeline
 
 pytestmark = pytest.mark.xdist_group("slimming")  # the run that all of them look at is made once
 

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.facts import Axis, Facts, fixed
-from onnxprune.solve import Solution, components, reason_of, solve
+from onnxprune.analysis.facts import Axis, Facts, fixed
+from onnxprune.analysis.solve import Solution, components, reason_of, solve
 
 
 def units(f: Facts, axis: Axis, solution: Solution) -> list[set[int]]:

@@ -9,10 +9,10 @@ from building import MS, Net
 from oracle import prepared
 from quantised import U8, scales, step, stored
 
-from onnxprune.inputs import random_feeds
-from onnxprune.model import Model
-from onnxprune.runtime import run, session
-from onnxprune.shapes import infer
+from onnxprune.execution.inputs import random_feeds
+from onnxprune.execution.runtime import run, session
+from onnxprune.files.model import Model
+from onnxprune.graph.shapes import infer
 
 _T = onnx.TensorProto
 DIMS = {"batch": 2, "time": 5, "rows": 4, "height": 6, "width": 7}

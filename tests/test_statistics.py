@@ -12,13 +12,13 @@ from building import Net
 from nets import DIMS, NETS
 from oracle import prepared
 
-from onnxprune import runtime
-from onnxprune.batches import Batch
-from onnxprune.data import open_data
+from onnxprune.data.sources import open_data
 from onnxprune.errors import UserError
-from onnxprune.linear_layers import Rows, layers
-from onnxprune.model import Model
-from onnxprune.statistics import Reading, read
+from onnxprune.execution import runtime
+from onnxprune.execution.batches import Batch
+from onnxprune.files.model import Model
+from onnxprune.repair.linear_layers import Rows, layers
+from onnxprune.scoring.statistics import Reading, read
 
 Array = np.ndarray[Any, Any]
 
@@ -162,16 +162,16 @@ def test_only_what_is_wanted_and_can_be_asked() -> None:
 
 
 def test_layers_beyond_a_width_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("onnxprune.statistics"), "WIDEST", 27)
+    monkeypatch.setattr(importlib.import_module("onnxprune.scoring.statistics"), "WIDEST", 27)
     model = prepared(NETS["mobilenet"]())
     batches = list(open_data("random:4", model))
     assert set(readings(model, batches, "stem.weight", "expand.weight")) == {"stem.weight", "expand.weight"}
-    monkeypatch.setattr(importlib.import_module("onnxprune.statistics"), "WIDEST", 26)
+    monkeypatch.setattr(importlib.import_module("onnxprune.scoring.statistics"), "WIDEST", 26)
     assert set(readings(model, batches, "stem.weight", "expand.weight")) == {"expand.weight"}
 
 
 def test_without_products_layers_may_be_of_any_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("onnxprune.statistics"), "WIDEST", 1)
+    monkeypatch.setattr(importlib.import_module("onnxprune.scoring.statistics"), "WIDEST", 1)
     model = prepared(NETS["resnet"]())
     batches = list(open_data("random:4", model))
     weights = ["layer1.0.conv.weight", "fc.weight"]
@@ -191,7 +191,7 @@ def test_more_data_is_seen_in_the_same_number_of_rows(monkeypatch: pytest.Monkey
     """Rows are a sample of all that there are, and figures differ by chance only."""
     model = prepared(NETS["densenet"]())
     few, many = (list(open_data(f"random:{count}", model, batch=2)) for count in (8, 64))
-    monkeypatch.setattr(importlib.import_module("onnxprune.statistics"), "rows_for", lambda features: 2000)
+    monkeypatch.setattr(importlib.import_module("onnxprune.scoring.statistics"), "rows_for", lambda features: 2000)
     seen: list[int] = []
     plain = Rows.read
 

@@ -12,12 +12,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import store
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.replacing import check_writable
-from onnxprune.store import load, save
-from onnxprune.tensors import Tensor
+from onnxprune.files import store
+from onnxprune.files.model import Model
+from onnxprune.files.replacing import check_writable
+from onnxprune.files.store import load, save
+from onnxprune.files.tensors import Tensor
 
 Floats = np.ndarray
 
@@ -393,9 +393,9 @@ def test_external_data_of_attributes_and_subgraphs_is_brought_in(
     save(load(tmp_path / "in" / "m.onnx"), tmp_path / "out.onnx")
     out = onnx.load(tmp_path / "out.onnx")
     np.testing.assert_array_equal(numpy_helper.to_array(out.graph.node[0].attribute[0].t), second)
-    monkeypatch.setattr("onnxprune.external._EMBED_LIMIT", 20 * 20 * 4 * 3)  # the Constant and both branches
+    monkeypatch.setattr("onnxprune.files.external._EMBED_LIMIT", 20 * 20 * 4 * 3)  # the Constant and both branches
     load(tmp_path / "in" / "m.onnx")
-    monkeypatch.setattr("onnxprune.external._EMBED_LIMIT", 20 * 20 * 4 * 3 - 1)
+    monkeypatch.setattr("onnxprune.files.external._EMBED_LIMIT", 20 * 20 * 4 * 3 - 1)
     with pytest.raises(UserError, match="too big"):
         load(tmp_path / "in" / "m.onnx")
     next(path for path in (tmp_path / "in").iterdir() if path.suffix != ".onnx").unlink()

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
+from onnxprune.cutting.plan import Cut, Plan, SlotRef
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.plan import Cut, Plan, SlotRef
+from onnxprune.files.model import Model
 
 F = TensorProto.FLOAT
 

@@ -13,14 +13,14 @@ import onnx
 import onnxruntime
 import pytest
 
-from onnxprune import providers
-from onnxprune.bench import bench
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.providers import CPU, resolve_providers
-from onnxprune.store import save
-from onnxprune.sweep import Setting, Sweep, sweep
-from onnxprune.tensors import Tensor
+from onnxprune.files.model import Model
+from onnxprune.files.store import save
+from onnxprune.files.tensors import Tensor
+from onnxprune.machine import providers
+from onnxprune.machine.providers import CPU, resolve_providers
+from onnxprune.timing.bench import bench
+from onnxprune.timing.sweep import Setting, Sweep, sweep
 
 
 def model(graph: str, **weights: Any) -> Model:
@@ -118,7 +118,7 @@ def test_a_variant_is_made_once_for_all_settings(
     files: list[Path], times: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    rehearsal = sys.modules["onnxprune.rehearsal"]
+    rehearsal = sys.modules["onnxprune.timing.rehearsal"]
     real = rehearsal.make_variant
 
     def count(variant: str, *args: Any, **options: Any) -> None:
@@ -147,7 +147,7 @@ def test_what_cannot_be_made_is_refused_and_the_rest_measured(
 def test_a_variant_that_crashes_is_refused(
     files: list[Path], times: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["onnxprune.peak"], "_CHILD", "import os; os.abort()")
+    monkeypatch.setattr(sys.modules["onnxprune.machine.peak"], "_CHILD", "import os; os.abort()")
     (found,) = sweep(files[:1], variants=["fp32", "fp16"]).settings
     assert [each.reason for each in found.refused] == ["onnxruntime crashes on it"]
     assert len(found.report.rows) == 1

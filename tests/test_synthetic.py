@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import onnxprune
+from onnxprune.data.synthetic import SLOPE, images, is_image
 from onnxprune.models_zoo import digits
-from onnxprune.synthetic import SLOPE, images, is_image
 
 
 @pytest.mark.parametrize(

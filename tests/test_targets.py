@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxprune.errors import UserError
-from onnxprune.targets import parse
+from onnxprune.targets.grammar import parse
 
 
 @pytest.mark.parametrize(

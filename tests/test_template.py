@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxprune import template
-from onnxprune.coupling import Coupling, Group, Slot
-from onnxprune.data import Request
+from onnxprune.analysis.coupling import Coupling, Group, Slot
+from onnxprune.data.sources import Request
 from onnxprune.errors import UserError
-from onnxprune.template import Template, read
+from onnxprune.selection import template
+from onnxprune.selection.template import Template, read
 
 
 def group(name: str, size: int = 64, tensors: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> Group:

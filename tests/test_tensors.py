@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import tensors
 from onnxprune.errors import UserError
-from onnxprune.regions import File, Region
-from onnxprune.tensors import Tensor, same
+from onnxprune.files import tensors
+from onnxprune.files.regions import File, Region
+from onnxprune.files.tensors import Tensor, same
 
 
 def stored(path: Path, array: np.ndarray, pad: int = 0) -> Tensor:

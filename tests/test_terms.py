@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_select import coupling, layer, slot
 
-from onnxprune.coupling import Coupling, Group, Slot
-from onnxprune.terms import Floats, Term, Terms, Widths, fitted
+from onnxprune.analysis.coupling import Coupling, Group, Slot
+from onnxprune.targets.terms import Floats, Term, Terms, Widths, fitted
 
 SHAPES = {
     "a.weight": (8, 3, 3, 3),

@@ -13,17 +13,17 @@ from onnx import TensorProto, helper, numpy_helper
 from oracle import opened, prepared, units
 from quantised import rounded, scales, step, to_float, to_int
 
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.model import Model
-from onnxprune.normalize import normalize
-from onnxprune.plan import Plan
-from onnxprune.runtime import run, session
-from onnxprune.scores import score
-from onnxprune.select import select
-from onnxprune.tensors import Tensor
-from onnxprune.twins import is_half, unrounded, widened
-from onnxprune.verify import verify
+from onnxprune.analysis.analyze import analyze
+from onnxprune.checking.twins import is_half, unrounded, widened
+from onnxprune.checking.verify import verify
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Plan
+from onnxprune.execution.runtime import run, session
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.graph.normalize import normalize
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 HALVES: dict[str, tuple[int, Any]] = {
     "float16": (TensorProto.FLOAT16, np.float16),

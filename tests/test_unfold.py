@@ -9,24 +9,24 @@ import pytest
 from building import Net
 from oracle import prepared
 
-from onnxprune import runtime
-from onnxprune.agreement import difference
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.batches import Batch
-from onnxprune.batchnorm import EPSILON
-from onnxprune.data import Request, open_data
+from onnxprune.analysis.analyze import analyze
+from onnxprune.checking.verify import verify
+from onnxprune.cutting.apply import apply
+from onnxprune.data.sources import Request, open_data
 from onnxprune.errors import UserError, VerificationError
-from onnxprune.fold import fold
-from onnxprune.model import Model
+from onnxprune.execution import runtime
+from onnxprune.execution.batches import Batch
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor, same
+from onnxprune.graph.batchnorm import EPSILON
 from onnxprune.passes import Analyze, Apply, Fold, Score, Select, Unfold, Verify
-from onnxprune.pipeline import PassManager
-from onnxprune.rewriting import Rewritten
-from onnxprune.scores import score
-from onnxprune.select import select
-from onnxprune.tensors import Tensor, same
-from onnxprune.unfold import unfold
-from onnxprune.verify import verify
+from onnxprune.pipeline.manager import PassManager
+from onnxprune.rewrites.agreement import difference
+from onnxprune.rewrites.fold import fold
+from onnxprune.rewrites.rewriting import Rewritten
+from onnxprune.rewrites.unfold import unfold
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 NOISE = 1e-5
 

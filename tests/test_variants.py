@@ -13,14 +13,14 @@ import onnx
 import onnxruntime
 import pytest
 
-from onnxprune import variants
 from onnxprune.errors import UserError
-from onnxprune.inputs import Feeds
-from onnxprune.model import Model
-from onnxprune.providers import CPU
-from onnxprune.store import load, save
-from onnxprune.tensors import Tensor
-from onnxprune.variants import check_variant, int8_form, make_variant
+from onnxprune.execution.inputs import Feeds
+from onnxprune.files.model import Model
+from onnxprune.files.store import load, save
+from onnxprune.files.tensors import Tensor
+from onnxprune.machine.providers import CPU
+from onnxprune.timing import variants
+from onnxprune.timing.variants import check_variant, int8_form, make_variant
 
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 RNG = np.random.default_rng(0)
@@ -188,7 +188,7 @@ import sys
 sys.modules["torch"] = None
 from pathlib import Path
 import numpy as np
-from onnxprune.converting import to_half, to_int8
+from onnxprune.timing.converting import to_half, to_int8
 folder = Path({str(tmp_path)!r})
 to_half(folder / "dense.onnx", folder / "half.onnx")
 to_int8(folder / "dense.onnx", folder / "dynamic.onnx", None, symmetric=False)

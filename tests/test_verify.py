@@ -12,15 +12,15 @@ from building import Net
 from nets import DIMS, NETS, mobilenet, resnet, shufflenet, transformer
 from oracle import prepared, whole
 
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
+from onnxprune.analysis.analyze import analyze
+from onnxprune.checking.verify import MOVED, TOLERANCE, perturbed, relative, verify
+from onnxprune.cutting.apply import apply
+from onnxprune.cutting.plan import Cut, Plan
 from onnxprune.errors import UserError, VerificationError
-from onnxprune.model import Model
-from onnxprune.plan import Cut, Plan
-from onnxprune.scores import score
-from onnxprune.select import select
-from onnxprune.tensors import Tensor
-from onnxprune.verify import MOVED, TOLERANCE, perturbed, relative, verify
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 
 def planned(model: Model, ratio: float = 0.5, *, inexact: bool = False, include: tuple[str, ...] = ()) -> Plan:

@@ -15,13 +15,13 @@ from nets import DIMS, NETS
 from onnx import TensorProto, helper
 from oracle import prepared
 
-from onnxprune import runtime
-from onnxprune.batches import Batch
-from onnxprune.data import open_data
+from onnxprune.data.sources import open_data
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.tensors import Tensor
-from onnxprune.walk import Walk, origin, reads, take_all
+from onnxprune.execution import runtime
+from onnxprune.execution.batches import Batch
+from onnxprune.execution.walk import Walk, origin, reads, take_all
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
 
 Array = np.ndarray[Any, Any]
 CLOSE = 1e-5

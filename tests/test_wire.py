@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import wire
 from onnxprune.errors import UserError
-from onnxprune.normalize import normalize
-from onnxprune.shapes import infer
-from onnxprune.store import load
+from onnxprune.files import wire
+from onnxprune.files.store import load
+from onnxprune.graph.normalize import normalize
+from onnxprune.graph.shapes import infer
 
 
 def small_model() -> onnx.ModelProto:

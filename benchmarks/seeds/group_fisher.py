@@ -26,10 +26,10 @@ from typing import Any
 from command_line import table
 
 import onnxprune
-from onnxprune.data import Request
-from onnxprune.drawing import check, save
+from onnxprune.data.sources import Request
+from onnxprune.files.drawing import check, save
 from onnxprune.passes import Analyze, Apply, Normalize, Score, Select, Verify
-from onnxprune.pipeline import PassManager
+from onnxprune.pipeline.manager import PassManager
 
 DIVISORS = (1, 2, 4, 8, 16, 32)
 SHOWN = (1, 8, 16)

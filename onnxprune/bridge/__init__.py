@@ -15,11 +15,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxprune import store
 from onnxprune.bridge.untie import retied, untied
 from onnxprune.errors import MissingExtra
-from onnxprune.model import Model, expect_model
-from onnxprune.normalize import normalize
+from onnxprune.files import store
+from onnxprune.files.model import Model, expect_model
+from onnxprune.graph.normalize import normalize
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onnxprune.bridge.check import Agreement
     from onnxprune.bridge.exporting import Exported, Free
     from onnxprune.bridge.which_train import Role
-    from onnxprune.dims import Dims
+    from onnxprune.graph.dims import Dims
 
 __all__ = ["export", "from_torch", "roles", "synchronise_batchnorm", "to_torch", "verify_torch"]
 

@@ -15,9 +15,9 @@ from torch import nn
 from onnxprune.bridge import weights, which_train
 from onnxprune.bridge.translate import Origin, origin_of
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.names import suggest
-from onnxprune.tensors import Tensor
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.text.names import suggest
 
 
 def write(module: nn.Module, onto: Model) -> Model:

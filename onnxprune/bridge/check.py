@@ -20,11 +20,11 @@ from torch import nn
 from onnxprune.bridge import weights
 from onnxprune.bridge.back import unwrapped
 from onnxprune.bridge.translate import origin_of
-from onnxprune.dims import Dims
 from onnxprune.errors import UserError, VerificationError
-from onnxprune.inputs import runnable_feeds
-from onnxprune.model import Model
-from onnxprune.runtime import run, session
+from onnxprune.execution.inputs import runnable_feeds
+from onnxprune.execution.runtime import run, session
+from onnxprune.files.model import Model
+from onnxprune.graph.dims import Dims
 
 TOLERANCE = 1e-4
 ROUNDING_TOLERANCE = 5e-2

@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from onnxprune import store
 from onnxprune.bridge.check import TOLERANCE, distance, evaluating
 from onnxprune.errors import UserError, VerificationError
-from onnxprune.model import Model
-from onnxprune.replacing import check_writable
-from onnxprune.runtime import run, session
+from onnxprune.execution.runtime import run, session
+from onnxprune.files import store
+from onnxprune.files.model import Model
+from onnxprune.files.replacing import check_writable
 
 BATCH = "batch"
 SILENT = 1e-6

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.bridge import export, need_torch
 from onnxprune.errors import UserError
-from onnxprune.functions import function_of, theirs
+from onnxprune.text.functions import function_of, theirs
 
 if TYPE_CHECKING:
     from onnxprune.bridge.exporting import Exported

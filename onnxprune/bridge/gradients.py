@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn import functional
 
-from onnxprune.batches import Batch
 from onnxprune.bridge import to_torch, weights
 from onnxprune.bridge.classes import as_logits
 from onnxprune.bridge.translate import origin_of
 from onnxprune.errors import NotFinite, UserError
-from onnxprune.model import Model
+from onnxprune.execution.batches import Batch
+from onnxprune.files.model import Model
 
 Array = NDArray[Any]
 _CONVOLUTIONS = ("Conv", "ConvTranspose")

@@ -19,9 +19,9 @@ import onnx
 import torch
 from torch import fx
 
-from onnxprune.attributes import attribute, subgraphs
 from onnxprune.bridge import counting
 from onnxprune.bridge.registry import OPS, Numbers, Step, key
+from onnxprune.graph.attributes import attribute, subgraphs
 
 LIMIT = 256
 """Constants of more entries are data, not sizes."""

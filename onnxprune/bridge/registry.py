@@ -21,8 +21,8 @@ import onnx
 import torch
 from torch import fx
 
-from onnxprune.attributes import attribute
 from onnxprune.errors import UserError
+from onnxprune.graph.attributes import attribute
 
 Number = bool | int | float
 Numbers = Any

@@ -20,10 +20,10 @@ from onnxprune.bridge import control, counting, numeric, places, weights
 from onnxprune.bridge.families import OPS
 from onnxprune.bridge.registry import Numbers, Step, Value, call, key
 from onnxprune.errors import UserError
-from onnxprune.model import Model
-from onnxprune.normalize import constant_of
-from onnxprune.order import captured
-from onnxprune.tensors import Tensor
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.graph.normalize import constant_of
+from onnxprune.graph.order import captured
 
 NAMES = "onnxprune"
 """Under this key of its `meta` a translated module keeps what it was made from: fx copies that, but pickles it not."""

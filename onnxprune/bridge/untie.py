@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 import onnx
 
-from onnxprune.attributes import subgraphs
-from onnxprune.model import Model
-from onnxprune.order import captured
-from onnxprune.tensors import same
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import same
+from onnxprune.graph.attributes import subgraphs
+from onnxprune.graph.order import captured
 
 _FLOATS = frozenset([1, 10, 11, 16])
 

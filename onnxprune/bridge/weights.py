@@ -15,7 +15,7 @@ import torch
 from onnx import helper
 
 from onnxprune.errors import UserError
-from onnxprune.tensors import Tensor
+from onnxprune.files.tensors import Tensor
 
 _T = onnx.TensorProto
 FLOATS = frozenset([_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE])

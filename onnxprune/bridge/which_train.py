@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxprune.attributes import attribute, subgraphs
+from onnxprune.analysis.match import chosen_names
 from onnxprune.errors import UserError
-from onnxprune.match import chosen_names
-from onnxprune.model import Model
-from onnxprune.order import captured
-from onnxprune.tensors import Tensor
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.graph.attributes import attribute, subgraphs
+from onnxprune.graph.order import captured
 
 _T = onnx.TensorProto
 _FLOATS = frozenset([_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE])

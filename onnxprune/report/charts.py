@@ -9,12 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxprune.curves import Curve, Sensitivity
-from onnxprune.figures import count
-from onnxprune.pareto import LABELS, Comparison
+from onnxprune.accuracy.curves import Curve, Sensitivity
 from onnxprune.report.importance import Histogram
 from onnxprune.report.layers import Layer
+from onnxprune.report.pareto import LABELS, Comparison
 from onnxprune.report.svg import Element, add, drawing, markup, polyline
+from onnxprune.text.figures import count
 
 W, H = 1000.0, 400.0
 """Of what is drawn; how large it gets is the page's business."""

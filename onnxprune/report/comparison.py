@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 
-from onnxprune.figures import count, milliseconds, noise, percent, size
-from onnxprune.pareto import LABELS, Comparison
 from onnxprune.report import charts
 from onnxprune.report.gather import versions
+from onnxprune.report.pareto import LABELS, Comparison
 from onnxprune.report.render import rendered
-from onnxprune.runs import FIGURES
+from onnxprune.report.runs import FIGURES
+from onnxprune.text.figures import count, milliseconds, noise, percent, size
 
 _SHOWN: Mapping[str, Callable[[float], str]] = {
     "params": count,

@@ -10,11 +10,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxprune.figures import plural, some
 from onnxprune.report.layers import Layer
 from onnxprune.report.layout import Point, laid_out
 from onnxprune.report.network import Block, Place
 from onnxprune.report.svg import Element, add, drawing, fitted, markup
+from onnxprune.text.figures import plural, some
 
 BOX = (136.0, 44.0)
 PILL = 20.0

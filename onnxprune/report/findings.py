@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from onnxprune.bench import BenchReport
-from onnxprune.coupling import Coupling
-from onnxprune.curves import Sensitivity
-from onnxprune.evaluate import Evaluation
-from onnxprune.kernels import Kernel
-from onnxprune.model import Model
-from onnxprune.plan import Plan
-from onnxprune.scores import Scores
-from onnxprune.verify import Verification
+from onnxprune.accuracy.curves import Sensitivity
+from onnxprune.accuracy.evaluate import Evaluation
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.checking.verify import Verification
+from onnxprune.cutting.plan import Plan
+from onnxprune.files.model import Model
+from onnxprune.scoring.scores import Scores
+from onnxprune.targets.kernels import Kernel
+from onnxprune.timing.bench import BenchReport
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from onnxprune.cost import Cost, cost, reach
-from onnxprune.damage import ranked
-from onnxprune.figures import bindings, change, count, milliseconds, noise, percent, plural, size
-from onnxprune.freezes import freezes
+from onnxprune.accuracy.damage import ranked
+from onnxprune.checking.verify import TOLERANCE
+from onnxprune.counting.cost import Cost, cost, reach
+from onnxprune.counting.freezes import freezes
 from onnxprune.report import charts
 from onnxprune.report.draw import Drawn, drawn
 from onnxprune.report.findings import Findings
@@ -34,7 +34,7 @@ from onnxprune.report.page import (
     Verdict,
 )
 from onnxprune.report.times import shared_out
-from onnxprune.verify import TOLERANCE
+from onnxprune.text.figures import bindings, change, count, milliseconds, noise, percent, plural, size
 
 COLOURS = 8
 """That can be told apart; groups beyond them take turns, and have numbers."""

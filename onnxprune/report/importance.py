@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.coupling import Coupling, Group, Indices
-from onnxprune.plan import Plan
-from onnxprune.scores import Scores
+from onnxprune.analysis.coupling import Coupling, Group, Indices
+from onnxprune.cutting.plan import Plan
+from onnxprune.scoring.scores import Scores
 
 Values = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

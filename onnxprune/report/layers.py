@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxprune.cost import Cost, is_param, origins
-from onnxprune.coupling import Coupling
-from onnxprune.model import Model
-from onnxprune.plan import Plan
+from onnxprune.analysis.coupling import Coupling
+from onnxprune.counting.cost import Cost, is_param, origins
+from onnxprune.cutting.plan import Plan
+from onnxprune.files.model import Model
 
 _LOOKUPS = {"Gather"}
 """They multiply nothing, yet what they read is a layer: an embedding."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxprune.model import Model
+from onnxprune.files.model import Model
 from onnxprune.report.layers import Layer
 
 MOST_DEEP = 6

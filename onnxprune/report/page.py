@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from onnxprune.freezes import Freeze
+from onnxprune.counting.freezes import Freeze
 from onnxprune.report.charts import Chart
 from onnxprune.report.importance import Histogram
 from onnxprune.report.layers import Layer

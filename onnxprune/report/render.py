@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import MissingExtra
-from onnxprune.figures import count, milliseconds, noise, plural
 from onnxprune.report.page import Page
 from onnxprune.report.svg import legible
+from onnxprune.text.figures import count, milliseconds, noise, plural
 
 if TYPE_CHECKING:
     from jinja2 import Environment

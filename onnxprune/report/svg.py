@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from onnxprune.labels import printable
+from onnxprune.text.labels import printable
 
 __all__ = ["Element", "add", "drawing", "fitted", "legible", "markup", "polyline"]
 

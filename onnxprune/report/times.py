@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnxprune.dims import Dims
-from onnxprune.inputs import runnable_feeds
-from onnxprune.kernels import Kernel, fused, kernels
-from onnxprune.model import Model
+from onnxprune.execution.inputs import runnable_feeds
+from onnxprune.execution.runtime import session
+from onnxprune.files.model import Model
+from onnxprune.graph.dims import Dims
 from onnxprune.report.layers import Layer
-from onnxprune.runtime import session
+from onnxprune.targets.kernels import Kernel, fused, kernels
 
 
 def timed(model: Model, *, threads: int = 1, dims: Dims | None = None) -> tuple[Kernel, ...]:

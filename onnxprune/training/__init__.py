@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxprune.data import Dataset
+from onnxprune.data.sources import Dataset
 from onnxprune.errors import MissingExtra, UserError
-from onnxprune.model import Model, expect_model
+from onnxprune.files.model import Model, expect_model
 from onnxprune.training.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from onnxprune.errors import NotWritable, OtherRun
-from onnxprune.journal import Journal
-from onnxprune.replacing import replacing, unwritable
+from onnxprune.files.replacing import replacing, unwritable
+from onnxprune.pipeline.journal import Journal
 
 _FORMAT = 1
 _FILE = "checkpoint.pt"

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from onnxprune.data.preprocess import COLORS, Preprocess
 from onnxprune.errors import UserError
-from onnxprune.preprocess import COLORS, Preprocess
 from onnxprune.training.augment import Augment, draw
 from onnxprune.training.recipe import Recipe
 from onnxprune.training.samples import Array, Raw, Samples

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import MissingExtra
-from onnxprune.replacing import write_text
+from onnxprune.files.replacing import write_text
 from onnxprune.training.measure import Measured
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from onnxprune.bridge.classes import as_logits
 from onnxprune.errors import UnfitData, UserError
-from onnxprune.functions import function_of, theirs
+from onnxprune.text.functions import function_of, theirs
 from onnxprune.training.feed import Batch
 
 Outputs = Mapping[str, Tensor]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from onnxprune.accuracy.evaluate import metric_of
 from onnxprune.errors import UserError
-from onnxprune.evaluate import metric_of
 from onnxprune.training.feed import Feed
 from onnxprune.training.losses import Loss, named, right
 from onnxprune.training.ranks import Ranks

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import UserError
-from onnxprune.functions import is_function_name
-from onnxprune.kinds import is_number, is_whole
-from onnxprune.names import suggest
+from onnxprune.text.functions import is_function_name
+from onnxprune.text.kinds import is_number, is_whole
+from onnxprune.text.names import suggest
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "constant")

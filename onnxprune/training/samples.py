@@ -22,11 +22,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.arrays import spread
-from onnxprune.data import Dataset
+from onnxprune.data.arrays import spread
+from onnxprune.data.images import ImageFiles
+from onnxprune.data.preprocess import Preprocess
+from onnxprune.data.sources import Dataset
 from onnxprune.errors import UserError
-from onnxprune.images import ImageFiles
-from onnxprune.preprocess import Preprocess
 
 Array = NDArray[Any]
 Indices = NDArray[np.int64]

@@ -23,9 +23,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune.attributes import attribute
-from onnxprune.model import Model
-from onnxprune.tensors import Tensor
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.graph.attributes import attribute
 
 Array = NDArray[Any]
 Fill = Callable[[tuple[int, ...], np.random.Generator], Array]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onnxprune.coupling import Coupling
+from onnxprune.analysis.coupling import Coupling
 from onnxprune.errors import UserError
 from onnxprune.training.recipe import Recipe
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import onnx
 
-from onnxprune.model import Model
-from onnxprune.probes import FLOATS
-from onnxprune.shapes import Shape, infer
+from onnxprune.files.model import Model
+from onnxprune.graph.probes import FLOATS
+from onnxprune.graph.shapes import Shape, infer
 from onnxprune.training.distil import Common
 
 

@@ -14,19 +14,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from onnxprune.analyze import analyze
-from onnxprune.bench import bench
+from onnxprune.accuracy.evaluate import Evaluation, evaluate
+from onnxprune.analysis.analyze import analyze
 from onnxprune.bridge import from_torch, roles, to_torch, verify_torch
 from onnxprune.bridge.which_train import Role
-from onnxprune.data import Dataset
+from onnxprune.data.images import ImageFiles
+from onnxprune.data.sources import Dataset
 from onnxprune.errors import NoData, UnfitData, UserError
-from onnxprune.evaluate import Evaluation, evaluate
-from onnxprune.held import held
-from onnxprune.images import ImageFiles
-from onnxprune.journal import digest
-from onnxprune.model import Model
-from onnxprune.normalize import normalize
-from onnxprune.probes import FLOATS
+from onnxprune.files.model import Model
+from onnxprune.graph.normalize import normalize
+from onnxprune.graph.probes import FLOATS
+from onnxprune.pipeline.held import held
+from onnxprune.pipeline.journal import digest
+from onnxprune.timing.bench import bench
 from onnxprune.training import distil, taps
 from onnxprune.training.augment import Augment
 from onnxprune.training.checkpoint import Keeper, freed

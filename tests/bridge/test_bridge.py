@@ -17,8 +17,8 @@ from building import Net
 import onnxprune
 from onnxprune.bridge import counting, roles, verify_torch
 from onnxprune.errors import UserError
-from onnxprune.inputs import random_feeds
-from onnxprune.model import Model
+from onnxprune.execution.inputs import random_feeds
+from onnxprune.files.model import Model
 
 NETS = [nets.resnet, nets.mobilenet, nets.densenet, nets.shufflenet, nets.transformer]
 

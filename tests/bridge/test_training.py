@@ -15,7 +15,7 @@ import onnxprune
 from onnxprune.bridge import roles, synchronise_batchnorm, verify_torch
 from onnxprune.bridge.norm import switches, synchronised
 from onnxprune.errors import UserError
-from onnxprune.model import Model
+from onnxprune.files.model import Model
 
 
 def loaded(proto: onnx.ModelProto, folder: Path) -> Model:
@@ -263,7 +263,7 @@ def test_compiled_in_one_piece(tmp_path: Path) -> None:
     for build in (nets.resnet, nets.transformer):
         model = loaded(build(), tmp_path)
         module = onnxprune.to_torch(model)
-        from onnxprune.inputs import random_feeds
+        from onnxprune.execution.inputs import random_feeds
 
         inputs = [torch.from_numpy(array) for array in random_feeds(model).values()]
         compiled = torch.compile(module, backend="aot_eager", fullgraph=True)

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.cli import why
-from onnxprune.template import read
+from onnxprune.selection.template import read
 
 from .conftest import Said
 

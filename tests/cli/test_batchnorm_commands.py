@@ -8,9 +8,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxprune.fold import fold
-from onnxprune.rewriting import Rewritten
-from onnxprune.tensors import Tensor
+from onnxprune.files.tensors import Tensor
+from onnxprune.rewrites.fold import fold
+from onnxprune.rewrites.rewriting import Rewritten
 
 from .conftest import Said
 

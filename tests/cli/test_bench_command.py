@@ -111,7 +111,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, Any]:
     rounds[::2, 2] *= 1.2
     rounds[1::2, 2] *= 0.8
     monkeypatch.setattr(
-        sys.modules["onnxprune.bench"], "time_rounds", lambda calls, **_: rounds[:, np.arange(len(calls)) % 3]
+        sys.modules["onnxprune.timing.bench"], "time_rounds", lambda calls, **_: rounds[:, np.arange(len(calls)) % 3]
     )
     return rounds
 
@@ -160,7 +160,7 @@ def test_a_variant_that_cannot_be_made(
 ) -> None:
     (only,) = run("bench", model, "--variants", "fp16", "--json").data["rows"]
     assert (only["name"], only["model"], only["variant"]) == ("net.onnx fp16", "net.onnx", "fp16")
-    monkeypatch.setattr(sys.modules["onnxprune.variants"], "SINGLE_FILE_LIMIT", 1)
+    monkeypatch.setattr(sys.modules["onnxprune.timing.variants"], "SINGLE_FILE_LIMIT", 1)
     said = run("bench", model, "--variants", "fp32,fp16")
     assert said.code == 0
     lines = said.out.splitlines()

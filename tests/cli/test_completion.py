@@ -13,8 +13,8 @@ from onnxprune.cli import parser
 from onnxprune.cli.arguments import Parser
 from onnxprune.cli.grammar import Node, grammar
 from onnxprune.cli.shells import SHELLS
-from onnxprune.criteria import CRITERIA
-from onnxprune.gradient_criteria import ASKING
+from onnxprune.scoring.criteria import CRITERIA
+from onnxprune.scoring.gradient_criteria import ASKING
 
 from .conftest import Said
 

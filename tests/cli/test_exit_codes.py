@@ -15,11 +15,11 @@ import pytest
 
 import onnxprune.cli
 from onnxprune.cli import main
+from onnxprune.cutting.plan import Plan
 from onnxprune.errors import UserError
-from onnxprune.model import Model
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
 from onnxprune.passes.apply import apply
-from onnxprune.plan import Plan
-from onnxprune.tensors import Tensor
 from onnxprune.version import __version__
 
 from .conftest import Said

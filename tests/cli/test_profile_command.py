@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune import kernels as kernels_module
-from onnxprune import latency
 from onnxprune.cli import profile as command
-from onnxprune.cost import cost
+from onnxprune.counting.cost import cost
+from onnxprune.targets import kernels as kernels_module
+from onnxprune.targets import latency
 
 from .conftest import Said
 
@@ -24,7 +24,7 @@ Run = Callable[..., Said]
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.setattr(kernels_module, "SECONDS", 0.0)
-    monkeypatch.setattr(importlib.import_module("onnxprune.profile"), "SECONDS", 0.01)
+    monkeypatch.setattr(importlib.import_module("onnxprune.targets.profile"), "SECONDS", 0.01)
 
 
 def test_the_document(run: Run, model: Path) -> None:

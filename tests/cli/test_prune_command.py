@@ -13,13 +13,13 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune import runtime
-from onnxprune.bench import BenchReport, BenchRow
+from onnxprune.checking.verify import Verification, relative
 from onnxprune.cli.outcome import Outcome
-from onnxprune.cost import cost
-from onnxprune.plan import Plan
-from onnxprune.verdict import verdict
-from onnxprune.verify import Verification, relative
+from onnxprune.counting.cost import cost
+from onnxprune.cutting.plan import Plan
+from onnxprune.execution import runtime
+from onnxprune.timing.bench import BenchReport, BenchRow
+from onnxprune.timing.verdict import verdict
 
 from .conftest import Said, network
 
@@ -154,8 +154,8 @@ def test_without_numeric_verification_nothing_runs(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a session was opened")
 
-    monkeypatch.setattr(importlib.import_module("onnxprune.runtime"), "session", never)
-    monkeypatch.setattr(importlib.import_module("onnxprune.verify"), "session", never)
+    monkeypatch.setattr(importlib.import_module("onnxprune.execution.runtime"), "session", never)
+    monkeypatch.setattr(importlib.import_module("onnxprune.checking.verify"), "session", never)
     monkeypatch.setattr("onnxprune.passes.bench.bench", never)
     data = run("prune", model, "--verify", mode, "--json").data
     assert (data["verification"]["mode"], data["bench"]) == (mode, None)
@@ -305,7 +305,7 @@ def test_a_latency_that_was_missed_is_said(model: Path, target: str, low: float,
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are timed as shortly as can be: what goes then is chance, but what is said of it is not."""
-    monkeypatch.setattr("onnxprune.kernels.SECONDS", 0.0)
+    monkeypatch.setattr("onnxprune.targets.kernels.SECONDS", 0.0)
 
 
 def meta(tmp_path: Path) -> dict[str, Any]:
@@ -394,7 +394,7 @@ def test_the_shipped_network_is_timed_and_kept_at_the_size_it_is_timed_at(
     monkeypatch.setattr(
         module, "latency_of", lambda *args, **options: seen.append(options["dims"]) or real(*args, **options)
     )
-    monkeypatch.setattr("onnxprune.kernels.SECONDS", 0.0)
+    monkeypatch.setattr("onnxprune.targets.kernels.SECONDS", 0.0)
     assert run("prune", "--normalize", "latency", "--no-verify").code == 0
     assert run("prune", "--normalize", "latency", "--no-verify", "--dim", "batch=2").code == 0
     assert seen == [{"batch": 64}, {"batch": 2}]
@@ -430,7 +430,7 @@ def test_widths_are_measured_for_as_many_threads_and_kept(
         return {width: -(-width // 4) * 4.0 if width < 12 else -(-width // 8) * 8.0 for width in range(4, 97)}
 
     monkeypatch.setenv("ONNXPRUNE_CACHE", str(tmp_path_factory.mktemp("fresh")))
-    monkeypatch.setattr("onnxprune.alignment.curve", steps)
+    monkeypatch.setattr("onnxprune.selection.alignment.curve", steps)
     for _ in range(2):
         words = ["--threads", "2", "--ratio", "0.5", "--no-verify", "--plan", "p.json"]
         said = run("prune", model, *words)
@@ -446,7 +446,9 @@ def test_a_damaged_measurement_is_mentioned(
 ) -> None:
     cache = tmp_path_factory.mktemp("damaged")
     monkeypatch.setenv("ONNXPRUNE_CACHE", str(cache))
-    monkeypatch.setattr("onnxprune.alignment.curve", lambda *_: {width: float(width) for width in range(4, 97)})
+    monkeypatch.setattr(
+        "onnxprune.selection.alignment.curve", lambda *_: {width: float(width) for width in range(4, 97)}
+    )
     assert run("prune", model, "--no-verify").code == 0
     (path,) = cache.iterdir()
     path.write_text("[]")
@@ -464,8 +466,8 @@ def test_a_latency_target_with_a_clock_of_its_own(
     def clock(self: object, plan: Plan) -> float:
         return 1 - sum(group.removed for group in plan.groups) / 24
 
-    monkeypatch.setattr("onnxprune.clock.StopWatch.__call__", clock)
-    monkeypatch.setattr("onnxprune.clock.StopWatch.original_ms", lambda self: 10.0)
+    monkeypatch.setattr("onnxprune.targets.clock.StopWatch.__call__", clock)
+    monkeypatch.setattr("onnxprune.targets.clock.StopWatch.original_ms", lambda self: 10.0)
     for target in ("latency=0.5", "latency=5ms"):
         words = ["--target", target, "--min-keep", "0", "--no-verify", "--plan", "p.json"]
         assert run("prune", model, *words).code == 0

@@ -16,8 +16,8 @@ import pytest
 from onnxprune.cli.progress import Activity, _rough
 from onnxprune.cli.tables import Column, Grid, rendered
 from onnxprune.cli.talk import Talk
-from onnxprune.figures import change, count, milliseconds, noise, percent, plural, size
-from onnxprune.labels import printable, shorten
+from onnxprune.text.figures import change, count, milliseconds, noise, percent, plural, size
+from onnxprune.text.labels import printable, shorten
 
 LOUD = Talk(json=False, quiet=False, verbose=False)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pages
 import pytest
 
-from onnxprune.figures import count
+from onnxprune.text.figures import count
 
 from .conftest import Said
 
@@ -109,8 +109,8 @@ def test_what_was_pruned_is_told_even_if_the_page_finds_no_room(
 def test_no_page_of_what_failed_verification(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from onnxprune.checking.verify import Verification
     from onnxprune.passes import verify
-    from onnxprune.verify import Verification
 
     monkeypatch.setattr(verify, "verify", lambda *a, **k: Verification("numeric", False, notes=("wrong",)))
     assert run("prune", model, "-o", "small.onnx", "--report", "page.html").code == 3

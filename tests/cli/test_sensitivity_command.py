@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from onnxprune.data import Request
+from onnxprune.data.sources import Request
 
 from .conftest import Said
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune import runtime
+from onnxprune.execution import runtime
 
 
 def test_list_fits_and_names_all(run: Callable[..., Any]) -> None:

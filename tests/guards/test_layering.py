@@ -2,8 +2,8 @@
 
     cli -> models_zoo -> core        cli -> passes -> core
 
-Read off the syntax trees, so that an import inside a function counts too, and one that only a type checker sees does
-not.
+and the core's packages stand in a row: each imports only from those before it. Read off the syntax trees, so that an
+import inside a function counts too, and one that only a type checker sees does not.
 """
 
 from __future__ import annotations
@@ -27,8 +27,15 @@ ABOVE = {
     "cli": (),
     "models_zoo": ("onnxprune.passes", "onnxprune.cli"),
 }
-DOORS = {"onnxprune/__main__.py": "onnxprune.cli"}
-"""Files that may look up, and where to: `python -m onnxprune` has to live in the core's folder."""
+CORE = (
+    *("text", "files", "graph", "analysis", "execution", "cutting", "counting", "machine", "data", "timing"),
+    *("checking", "repair", "bridge", "scoring", "selection", "targets", "accuracy", "rewrites", "pipeline"),
+    *("training", "report"),
+)
+"""The core's packages, from the ground up."""
+DOORS = {"onnxprune/__main__.py": "onnxprune.cli", "onnxprune/text/shown.py": "onnxprune.report.notebook"}
+"""Files that may look up, and where to: `python -m onnxprune` has to live in the core's folder, and every result shows
+itself as a table in notebooks."""
 LAZY = (
     "PIL",
     "dask",
@@ -93,13 +100,19 @@ def package_of(path: Path) -> str:
     return ".".join([LAYERS[folder], *inner])
 
 
+def above(path: Path) -> tuple[str, ...]:
+    """What a file may not import."""
+    folder, *inner = path.relative_to(ROOT).parent.parts
+    later = CORE[CORE.index(inner[0]) + 1 :] if folder == "onnxprune" and inner else ()
+    return (*ABOVE[folder], *(f"onnxprune.{package}" for package in later))
+
+
 def violations(path: Path) -> list[str]:
     name = path.relative_to(ROOT).as_posix()
-    folder = name.split("/")[0]
     found = []
     for module, line, top in imports(ast.parse(path.read_text("utf-8")), package_of(path)):
         place = f"{name}:{line} imports {module}"
-        if within(module, ABOVE[folder]) and not within(module, (DOORS.get(name, "none"),)):
+        if within(module, above(path)) and not within(module, (DOORS.get(name, "none"),)):
             found.append(f"{place}: a layer above")
         if top and within(module, LAZY) and not name.startswith(EAGER):
             found.append(f"{place} at the top: do it in the function that needs it")
@@ -110,6 +123,10 @@ def violations(path: Path) -> list[str]:
 def test_imports_point_down(folder: str) -> None:
     assert sources(folder), f"{folder}/ holds no source, so this checks nothing"
     assert [line for path in sources(folder) for line in violations(path)] == []
+
+
+def test_every_package_of_the_core_has_its_place() -> None:
+    assert {folder.parent.name for folder in (ROOT / "onnxprune").glob("*/__init__.py")} == set(CORE)
 
 
 @pytest.mark.parametrize("folder", [*LAYERS, "tests", "benchmarks"])
@@ -148,7 +165,7 @@ match 1:
     case 1:
         import networkx
 """
-    assert list(imports(ast.parse(source), "onnxprune.rules")) == [
+    assert list(imports(ast.parse(source), "onnxprune.bridge")) == [
         ("typing", 2, True),
         ("typing.TYPE_CHECKING", 2, True),
         ("numpy", 6, True),
@@ -161,3 +178,9 @@ match 1:
         ("sklearn", 16, True),
         ("networkx", 19, True),
     ]
+
+
+def test_the_core_has_an_order() -> None:
+    assert within("onnxprune.report.page", above(ROOT / "onnxprune" / "counting" / "cost.py"))
+    assert not within("onnxprune.graph.dims", above(ROOT / "onnxprune" / "counting" / "cost.py"))
+    assert within("onnxprune.cli", above(ROOT / "onnxprune" / "report" / "page.py"))

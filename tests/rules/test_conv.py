@@ -10,10 +10,10 @@ from building import MS, Net
 from oracle import prepared
 from rows import Row, across, between, row, summed, total
 
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.scores import score
-from onnxprune.select import select
+from onnxprune.analysis.analyze import analyze
+from onnxprune.cutting.apply import apply
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 
 def onto(n: Net, x: str, w: str, **more: object) -> str:

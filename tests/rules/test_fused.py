@@ -11,12 +11,12 @@ from building import MS, Net
 from oracle import check, disagreement, masked, prepared
 from rows import Row, row
 
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.model import Model
-from onnxprune.scores import score
-from onnxprune.select import select
-from onnxprune.verify import verify
+from onnxprune.analysis.analyze import analyze
+from onnxprune.checking.verify import verify
+from onnxprune.cutting.apply import apply
+from onnxprune.files.model import Model
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 WIDE, INNER = 8, 12
 SUM = (2, 5, WIDE)

@@ -321,10 +321,10 @@ def test_a_legacy_export_with_arithmetic_keeps_its_arithmetic() -> None:
     """What follows a cut by itself is not touched: the target is still computed from Shape."""
     from oracle import prepared
 
-    from onnxprune.analyze import analyze
-    from onnxprune.apply import apply
-    from onnxprune.scores import score
-    from onnxprune.select import select
+    from onnxprune.analysis.analyze import analyze
+    from onnxprune.cutting.apply import apply
+    from onnxprune.scoring.scores import score
+    from onnxprune.selection.select import select
 
     net = Net()
     net.close(view_as_parts(net, net.conv(net.image(), 8, name="first")))

@@ -344,7 +344,7 @@ def test_what_a_product_makes_and_reads() -> None:
     """Roles decide which rows a criterion sees."""
     from oracle import prepared
 
-    from onnxprune.analyze import analyze
+    from onnxprune.analysis.analyze import analyze
 
     net = Net()
     x = fed(net, 4, 5)

@@ -8,7 +8,7 @@ from building import MS, Net
 from oracle import prepared
 from rows import Op, Row, across, between, dulled, row, summed, vector
 
-from onnxprune.analyze import analyze
+from onnxprune.analysis.analyze import analyze
 
 NORMALISED = {"normalised": 8}
 ROOT_MEANS = (

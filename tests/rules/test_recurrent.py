@@ -14,12 +14,12 @@ from oracle import check, disagreement, prepared
 from pruning import halved, stored
 from rows import Row, row
 
-from onnxprune.analyze import analyze
-from onnxprune.apply import apply
-from onnxprune.attributes import set_attribute
-from onnxprune.model import Model
-from onnxprune.scores import score
-from onnxprune.select import select
+from onnxprune.analysis.analyze import analyze
+from onnxprune.cutting.apply import apply
+from onnxprune.files.model import Model
+from onnxprune.graph.attributes import set_attribute
+from onnxprune.scoring.scores import score
+from onnxprune.selection.select import select
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 TIME, BATCH, WIDTH, HIDDEN = 4, 2, 3, 6

@@ -14,16 +14,16 @@ from small_models import image_model
 
 import onnxprune
 from onnxprune.cli import main
-from onnxprune.data import Request
+from onnxprune.data.images import ImageFiles
+from onnxprune.data.sources import Request
 from onnxprune.errors import UserError
-from onnxprune.held import held
-from onnxprune.images import ImageFiles
-from onnxprune.model import Model
+from onnxprune.files.model import Model
+from onnxprune.files.store import save
+from onnxprune.graph.normalize import restore
 from onnxprune.models_zoo import digits
-from onnxprune.normalize import restore
 from onnxprune.passes import Analyze, Apply, Finetune, Normalize, Save, Score, Select, Verify
-from onnxprune.pipeline import PassManager
-from onnxprune.store import save
+from onnxprune.pipeline.held import held
+from onnxprune.pipeline.manager import PassManager
 from onnxprune.training.recipe import Recipe
 
 TRAINING, HELD_OUT, SEEN = (f"onnxprune.models_zoo.digits:{name}" for name in ("training", "held_out", "seen"))

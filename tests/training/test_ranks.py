@@ -12,9 +12,9 @@ import pytest
 from small_models import image_model
 
 import onnxprune
-from onnxprune.model import Model
-from onnxprune.normalize import restore
-from onnxprune.store import save
+from onnxprune.files.model import Model
+from onnxprune.files.store import save
+from onnxprune.graph.normalize import restore
 
 DATA = "onnxprune.models_zoo.digits:training"
 VAL = "onnxprune.models_zoo.digits:held_out"

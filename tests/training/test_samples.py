@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from small_models import image_model
 
-from onnxprune.data import open_data
+from onnxprune.data.preprocess import Preprocess
+from onnxprune.data.sources import open_data
 from onnxprune.errors import UserError
-from onnxprune.preprocess import Preprocess
 from onnxprune.training.augment import Augment, draw
 from onnxprune.training.feed import Feed
 from onnxprune.training.recipe import Recipe

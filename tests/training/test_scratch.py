@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from small_models import image_model
 
-from onnxprune.model import Model
-from onnxprune.normalize import normalize
-from onnxprune.tensors import Tensor
+from onnxprune.files.model import Model
+from onnxprune.files.tensors import Tensor
+from onnxprune.graph.normalize import normalize
 from onnxprune.training.scratch import reinitialised
 
 RNG = np.random.default_rng(0)

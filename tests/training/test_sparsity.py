@@ -11,7 +11,7 @@ from small_models import image_model
 
 import onnxprune
 from onnxprune.errors import UserError
-from onnxprune.model import Model
+from onnxprune.files.model import Model
 from onnxprune.training.recipe import Recipe
 from onnxprune.training.sparsity import amount_at, group_lasso, scale_lasso
 from onnxprune.training.tune import Tuned

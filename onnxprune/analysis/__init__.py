@@ -1,0 +1,1 @@
+"""Which channels are one: the graph run on ids, and the groups that come of it."""

@@ -1,0 +1,1 @@
+"""Whether a pruned model computes what the masked original does."""

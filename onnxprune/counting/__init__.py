@@ -1,0 +1,1 @@
+"""Parameters, multiply-accumulates and bytes, counted and not measured."""

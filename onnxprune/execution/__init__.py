@@ -1,0 +1,1 @@
+"""Models run by onnxruntime, whole or piece by piece, and the inputs to run them on."""

@@ -1,0 +1,1 @@
+"""Criteria: how much each unit matters, by weights, by data or by gradients."""

@@ -1,0 +1,1 @@
+"""Which units go: patterns, ratios, widths that a machine likes."""

@@ -1,0 +1,1 @@
+"""Which units go so that something holds in the end, and what each width costs."""
