@@ -100,7 +100,7 @@ def sensitivity(args: Namespace) -> Sensitivity | None:
 def _timed(models: Sequence[Model], threads: int, dims: Mapping[str, int]) -> tuple[Kernels, list[str]]:
     """The kernels of each; a model that does not run here is still worth a page."""
     try:
-        return tuple(timed(model, threads=threads, dims=dims) for model in models), []
+        return timed(models, threads=threads, dims=dims), []
     except UserError as error:
         return (), [f"the time of layers is missing: {error}"]
 

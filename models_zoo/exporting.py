@@ -25,6 +25,7 @@ def export(
     """The network as ONNX; its inputs get these names, in the order of its forward's arguments."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch warns of its own use of itself
+        warnings.filterwarnings("ignore", "# The axis name: batch will not be used")  # two inputs have one batch
         program = torch.onnx.export(
             network.eval(),
             tuple(inputs.values()),

@@ -19,7 +19,7 @@ from quantised import rounded, scales, stored
 from onnxprune.errors import UserError
 from onnxprune.execution.inputs import runnable_feeds
 from onnxprune.targets import kernels as module
-from onnxprune.targets.kernels import Kernel, kernels
+from onnxprune.targets.kernels import Kernel, kernels, kernels_in_turns
 
 
 @pytest.fixture(autouse=True)
@@ -195,6 +195,27 @@ def test_threads_and_several_inputs_of_integers() -> None:
     assert ends(found, "Gather") == [("input_ids", "look.out")]
 
 
+def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(n: Net) -> None:
+        n.output(n.linear(n.image(1, 3, 8, 8), 4, name="other"))
+
+    turns: list[int] = []
+    real = module.caller
+
+    def caller(session: Any, feeds: Any) -> Callable[[], object]:
+        call, number = real(session, feeds), len(callers)
+        callers.append(call)
+        return lambda: (turns.append(number), call())
+
+    callers: list[object] = []
+    monkeypatch.setattr(module, "caller", caller)
+    models = [prepared(proto(conv_relu)), prepared(proto(write))]
+    first, second = kernels_in_turns([(model, runnable_feeds(model).feeds) for model in models])
+    assert turns == [0, 1] * (1 + module.RUNS)
+    assert {kernel.makes for kernel in first} >= {"act.out"}
+    assert {kernel.makes for kernel in second} >= {"other.out"}
+
+
 def test_mistakes_are_one_line() -> None:
     model = prepared(proto(conv_relu))
     with pytest.raises(UserError, match="onnxruntime cannot run the model: ") as error:
@@ -239,9 +260,9 @@ def test_of_a_few_microseconds_the_mean_of_the_faster_half_tells_more(tmp_path: 
 
 def test_as_many_runs_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    module._repeat(lambda: calls.append(1))
+    module._repeat([lambda: calls.append(1)])
     assert len(calls) == 1 + module.RUNS
     monkeypatch.setattr(module, "SECONDS", 1e9)
     calls.clear()
-    module._repeat(lambda: calls.append(1))
+    module._repeat([lambda: calls.append(1)])
     assert len(calls) == 1 + module.MOST_RUNS

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from onnxprune.execution.inputs import runnable_feeds
 from onnxprune.execution.runtime import session
 from onnxprune.files.model import Model
 from onnxprune.graph.dims import Dims
 from onnxprune.report.layers import Layer
-from onnxprune.targets.kernels import Kernel, fused, kernels
+from onnxprune.targets.kernels import Kernel, fused, kernels_in_turns
 
 
-def timed(model: Model, *, threads: int = 1, dims: Dims | None = None) -> tuple[Kernel, ...]:
-    """Every kernel of one run, measured on random inputs."""
-    ready = runnable_feeds(model, lambda: session(model, threads=threads), dims=dims)
-    return tuple(kernels(model, ready.feeds, threads=threads))
+def timed(models: Sequence[Model], *, threads: int = 1, dims: Dims | None = None) -> tuple[tuple[Kernel, ...], ...]:
+    """Every kernel of one run of each, measured on random inputs, the models in turns."""
+    ready = [runnable_feeds(model, partial(session, model, threads=threads), dims=dims) for model in models]
+    pairs = [(model, each.feeds) for model, each in zip(models, ready, strict=True)]
+    return tuple(map(tuple, kernels_in_turns(pairs, threads=threads)))
 
 
 def shared_out(

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,18 +60,34 @@ class Kernel:
 
 def kernels(model: Model, feeds: Feeds, *, threads: int = 1, provider: str = "CPUExecutionProvider") -> list[Kernel]:
     """Every kernel of one run, in the order they run."""
-    with scratch_folder() as folder:
-        save(model, folder / "model.onnx")
-        session = _session(folder, threads, provider)
+    (found,) = kernels_in_turns([(model, feeds)], threads=threads, provider=provider)
+    return found
+
+
+def kernels_in_turns(
+    models: Sequence[tuple[Model, Feeds]], *, threads: int = 1, provider: str = "CPUExecutionProvider"
+) -> list[list[Kernel]]:
+    """The same of several models that take turns: what else the machine does then befalls all of them alike."""
+    with ExitStack() as stack:
+        folders = [stack.enter_context(scratch_folder()) for _ in models]
+        sessions = []
+        for (model, _), folder in zip(models, folders, strict=True):
+            save(model, folder / "model.onnx")
+            sessions.append(_session(folder, threads, provider))
         try:
-            call = caller(session, feeds)
-            _repeat(call)
+            _repeat([caller(session, feeds) for session, (_, feeds) in zip(sessions, models, strict=True)])
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             raise NotRunnable(f"onnxruntime cannot run the model: {' '.join(str(error).split())[:300]}") from None
-        times = _times(Path(session.end_profiling()))
-        graph = onnx.load(str(folder / "optimized.onnx"), load_external_data=False).graph
+        return [
+            _kernels_of(model, _times(Path(session.end_profiling())), folder)
+            for (model, _), session, folder in zip(models, sessions, folders, strict=True)
+        ]
+
+
+def _kernels_of(model: Model, times: Mapping[str, tuple[str, float]], folder: Path) -> list[Kernel]:
+    graph = onnx.load(str(folder / "optimized.onnx"), load_external_data=False).graph
     known = _Origins(model, graph.node)
     by_name = {node.name: node for node in graph.node}
     # what runs inside a Loop is part of the Loop's own time
@@ -117,13 +134,15 @@ def _session(folder: Path, threads: int, provider: str) -> Any:
         raise NotRunnable(f"onnxruntime does not accept the model: {' '.join(str(error).split())[:300]}") from None
 
 
-def _repeat(call: Any) -> None:
+def _repeat(calls: Sequence[Any]) -> None:
     import time
 
-    call()
+    for call in calls:
+        call()
     start = time.perf_counter()
     for done in range(1, MOST_RUNS + 1):
-        call()
+        for call in calls:
+            call()
         if done >= RUNS and time.perf_counter() - start > SECONDS:
             break
 
