@@ -15,7 +15,8 @@ from onnxprune.bridge.registry import Step, op
 _MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-Pads = Sequence[int] | str | None
+Asked = tuple[list[int], Sequence[int] | None, Sequence[int] | str | None, Sequence[int] | None, bool]
+"""What every kind of pooling is told: kernel, strides, padding, dilations, and whether the count rounds up."""
 
 
 def _with_ceiling(
@@ -36,21 +37,15 @@ def _with_ceiling(
     return found
 
 
-def _asked(s: Step) -> tuple[Any, ...]:
-    """What every kind of pooling is told: kernel, strides, padding, dilations, and whether the count rounds up."""
+def asked_of(s: Step) -> Asked:
+    """As the node says it."""
     options = (s.attr("strides"), windows.pads_of(s), s.attr("dilations"), bool(s.attr("ceil_mode", 0)))
     return (list(s.attr("kernel_shape")), *options)
 
 
-def _laid(
-    x: Tensor,
-    kernel: Sequence[int],
-    strides: Sequence[int] | None,
-    pads: Pads,
-    dilations: Sequence[int] | None,
-    ceiling: bool,
-) -> tuple[list[int], list[int], windows.Pads]:
+def _laid(x: Tensor, asked: Asked) -> tuple[list[int], list[int], windows.Pads]:
     """Strides and dilations of every axis, and the padding that these windows take."""
+    kernel, strides, pads, dilations, ceiling = asked
     steps, spread = windows.full(strides, len(kernel)), windows.full(dilations, len(kernel))
     around = windows.amounts(x.shape[2:], pads, kernel, steps, spread)
     return steps, spread, _with_ceiling(x.shape[2:], around, kernel, steps, spread) if ceiling else around
@@ -58,24 +53,17 @@ def _laid(
 
 @op("MaxPool")
 def max_pool(s: Step) -> Sequence[fx.Node | None]:
-    args, rank = _asked(s), len(s.attr("kernel_shape"))
+    asked, rank = asked_of(s), len(s.attr("kernel_shape"))
     if s.wants(1):
-        return s.several(s.emit(max_with_places, s.tensor(0), *args, bool(s.attr("storage_order", 0))))
+        return s.several(s.emit(max_with_places, s.tensor(0), asked, bool(s.attr("storage_order", 0))))
     if rank not in _MAX:
         raise s.refuse(f"windows of {rank} dimensions are not known")
-    return [s.emit(max_pooled, s.tensor(0), *args)]
+    return [s.emit(max_pooled, s.tensor(0), asked)]
 
 
-def max_pooled(
-    x: Tensor,
-    kernel: Sequence[int],
-    strides: Sequence[int] | None,
-    pads: Pads,
-    dilations: Sequence[int] | None,
-    ceiling: bool,
-) -> Tensor:
-    rank = len(kernel)
-    strides, dilations, around = _laid(x, kernel, strides, pads, dilations, ceiling)
+def max_pooled(x: Tensor, asked: Asked) -> Tensor:
+    kernel, rank = asked[0], len(asked[0])
+    strides, dilations, around = _laid(x, asked)
     fits = windows.even(around) and all(2 * begin <= k for (begin, _), k in zip(around, kernel, strict=True))
     padding = [begin for begin, _ in around] if fits else [0] * rank
     if not x.is_floating_point():
@@ -86,18 +74,10 @@ def max_pooled(
     return pooled
 
 
-def max_with_places(
-    x: Tensor,
-    kernel: Sequence[int],
-    strides: Sequence[int] | None,
-    pads: Pads,
-    dilations: Sequence[int] | None,
-    ceiling: bool,
-    column_major: bool,
-) -> tuple[Tensor, Tensor]:
+def max_with_places(x: Tensor, asked: Asked, column_major: bool) -> tuple[Tensor, Tensor]:
     """And where in the whole tensor each maximum stands."""
-    rank, sizes = len(kernel), x.shape[2:]
-    strides, dilations, around = _laid(x, kernel, strides, pads, dilations, ceiling)
+    kernel, rank, sizes = asked[0], len(asked[0]), x.shape[2:]
+    strides, dilations, around = _laid(x, asked)
     y = windows.pad(x, around, -torch.inf)
     out, at = _MAX[rank](y, kernel, strides, 0, dilations, return_indices=True)
     coordinates = []
@@ -115,21 +95,13 @@ def max_with_places(
 
 @op("AveragePool")
 def average_pool(s: Step) -> fx.Node:
-    return s.emit(averaged, s.tensor(0), *_asked(s), bool(s.attr("count_include_pad", 0)))
+    return s.emit(averaged, s.tensor(0), asked_of(s), bool(s.attr("count_include_pad", 0)))
 
 
-def averaged(
-    x: Tensor,
-    kernel: Sequence[int],
-    strides: Sequence[int] | None,
-    pads: Pads,
-    dilations: Sequence[int] | None,
-    ceiling: bool,
-    count_pads: bool,
-) -> Tensor:
+def averaged(x: Tensor, asked: Asked, count_pads: bool) -> Tensor:
     """Sums over windows, divided by how much of each window counts: the input, or the padding as well."""
-    rank = len(kernel)
-    strides, dilations, around = _laid(x, kernel, strides, pads, dilations, ceiling=False)
+    kernel, rank, ceiling = asked[0], len(asked[0]), asked[-1]
+    strides, dilations, around = _laid(x, (*asked[:-1], False))
     fits = windows.even(around) and all(2 * begin <= k for (begin, _), k in zip(around, kernel, strict=True))
     if fits and not ceiling and max(dilations) == 1:
         padding = [begin for begin, _ in around]
@@ -155,20 +127,12 @@ def averaged(
 
 @op("LpPool")
 def lp_pool(s: Step) -> fx.Node:
-    return s.emit(lp_pooled, s.tensor(0), *_asked(s), s.attr("p", 2))
+    return s.emit(lp_pooled, s.tensor(0), asked_of(s), s.attr("p", 2))
 
 
-def lp_pooled(
-    x: Tensor,
-    kernel: Sequence[int],
-    strides: Sequence[int] | None,
-    pads: Pads,
-    dilations: Sequence[int] | None,
-    ceiling: bool,
-    p: int,
-) -> Tensor:
-    rank = len(kernel)
-    strides, dilations, around = _laid(x, kernel, strides, pads, dilations, ceiling)
+def lp_pooled(x: Tensor, asked: Asked, p: int) -> Tensor:
+    kernel, rank = asked[0], len(asked[0])
+    strides, dilations, around = _laid(x, asked)
     planes = windows.pad(x.abs().pow(p), around).flatten(0, 1).unsqueeze(1)
     sums: Tensor = _CONV[rank](planes, x.new_ones(1, 1, *kernel), None, strides, 0, dilations)
     return sums.reshape(*x.shape[:2], *sums.shape[2:]).pow(1 / p)

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from onnxprune.bridge.conv import convolved
 from onnxprune.bridge.elementwise import normalised
-from onnxprune.bridge.pool import averaged, pooled_whole
+from onnxprune.bridge.pool import asked_of, averaged, pooled_whole
 from onnxprune.bridge.registry import Step, op
 from onnxprune.bridge.windows import pads_of
 
@@ -253,8 +253,7 @@ def qlinear_unary(s: Step) -> fx.Node:
     x = s.emit(channels_first, x) if last else x
     match s.node.op_type:
         case "QLinearAveragePool":
-            args = (s.attr("strides"), pads_of(s), None, bool(s.attr("ceil_mode", 0)))
-            made = s.emit(averaged, x, list(s.attr("kernel_shape")), *args, bool(s.attr("count_include_pad", 0)))
+            made = s.emit(averaged, x, asked_of(s), bool(s.attr("count_include_pad", 0)))
         case "QLinearGlobalAveragePool":
             made = s.emit(pooled_whole, "GlobalAveragePool", x, 2)
         case "QLinearSoftmax":
