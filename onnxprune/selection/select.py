@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class Field:
     """Units that go together, so that widths stay multiples."""
     floors: Mapping[str, int]
     """The least number of units that stays."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What was asked for, as plans note it."""
 
     def counts(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """How many units of each group go: what is wanted, in whole blocks and above the floor."""
@@ -89,13 +91,7 @@ def select(
         "ratio": ratio,
         "ratio_means": "fraction of prunable units removed",
         "scope": scope,
-        **said(round_to),
-        "min_keep": min_keep,
-        "include": list(include),
-        "exclude": list(exclude),
-        "include_ops": list(include_ops),
-        "exclude_ops": list(exclude_ops),
-        "ratios": dict(ratios or {}),
+        **found.options,
     }
     return plan_of(found, scores, counts, meta)
 
@@ -127,7 +123,16 @@ def field_of(
         raise NothingPrunable(f"nothing is left to prune: {why}")
     blocks = {group.name: block(group, round_to) for group in groups}
     floors = {group.name: least_kept(group.size, min_keep, blocks[group.name]) for group in groups}
-    return Field(groups, own, blocks, floors)
+    options = {
+        **said(round_to),
+        "min_keep": min_keep,
+        "include": list(include),
+        "exclude": list(exclude),
+        "include_ops": list(include_ops),
+        "exclude_ops": list(exclude_ops),
+        "ratios": dict(ratios or {}),
+    }
+    return Field(groups, own, blocks, floors, options)
 
 
 def competitors(found: Field, scope: str) -> list[tuple[Group, ...]]:

@@ -22,7 +22,7 @@ from onnxprune.cutting.plan import Plan
 from onnxprune.errors import NothingToCut, OutOfReach, Unreachable, UserError
 from onnxprune.scoring.scores import Scores
 from onnxprune.selection.alignment import Alignment
-from onnxprune.selection.select import Field, check_options, competitors, field_of, plan_of, said, share
+from onnxprune.selection.select import Field, check_options, competitors, field_of, plan_of, share
 from onnxprune.targets.grammar import Target, parse
 from onnxprune.targets.knapsack import by_gain
 from onnxprune.targets.terms import Terms
@@ -109,17 +109,7 @@ def order_of(
     check_options(0.5, scope, round_to, min_keep)
     found = field_of(coupling, scores, round_to, min_keep, include, exclude, include_ops, exclude_ops, ratios)
     given = {g.name: share(found.own[g.name], g.size) for g in found.groups if g.name in found.own}
-    options = {
-        "scope": scope if per is None else "global",
-        "per": per_what,
-        **said(round_to),
-        "min_keep": min_keep,
-        "include": list(include),
-        "exclude": list(exclude),
-        "include_ops": list(include_ops),
-        "exclude_ops": list(exclude_ops),
-        "ratios": dict(ratios or {}),
-    }
+    options = {"scope": scope if per is None else "global", "per": per_what, **found.options}
     owner = _ranking(found, scores, scope) if per is None else by_gain(found, scores, per, given)
     return Order(found, scores, owner, given, options)
 
