@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.accuracy.evaluate import Evaluation
+from onnxprune.bridge import need_torch
 from onnxprune.cli import data_arguments, source
 from onnxprune.cli.arguments import Commands, Parser, add_dims, command, file_name, finished, positive, whole
 from onnxprune.cli.files import distinct
@@ -22,7 +23,6 @@ from onnxprune.graph.normalize import restore
 from onnxprune.passes import Finetune
 from onnxprune.pipeline.manager import State
 from onnxprune.text.figures import noise, percent, plural
-from onnxprune.training import need_torch
 from onnxprune.training.recipe import (
     OPTIMIZERS,
     OPTIONS,
@@ -172,7 +172,7 @@ def run(args: Namespace) -> int:
     output = Path(args.output) if args.output else Path(f"{path.stem}-tuned.onnx")
     for given in (args.model, args.teacher):
         distinct([Path(given), output] if given else [])
-    need_torch()
+    need_torch("training")
     with Activity(talk) as activity:
         activity.step("reading")
         given = source.opened(path, args.dim)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from onnxprune.accuracy.evaluate import Evaluation
+from onnxprune.bridge import need_torch
 from onnxprune.data.sources import Request, reopened
 from onnxprune.errors import UserError
 from onnxprune.files import store
 from onnxprune.files.model import Model
 from onnxprune.graph.normalize import normalize
 from onnxprune.pipeline.manager import State, changed
-from onnxprune.training import finetune, need_torch
+from onnxprune.training import finetune
 from onnxprune.training.recipe import OPTIONS, Recipe
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Finetune(Recipe):
     drops: ClassVar[tuple[str, ...]] = ("normalized", "coupling", "scores", "bench")
 
     def check(self) -> None:
-        need_torch()
+        need_torch("training")
 
     def run(self, state: State) -> State:
         found = self.tuned(state)

@@ -135,9 +135,9 @@ def _model(model: Model | str | os.PathLike[str], function: str) -> Model:
     return normalize(found)
 
 
-def need_torch() -> None:
+def need_torch(what: str = "this") -> None:
     """Refuse in one line where the extra is missing."""
     try:
-        import torch  # noqa: F401
+        import torch  # noqa: F401  to see whether it is there
     except ModuleNotFoundError:
-        raise MissingExtra("this needs torch, which is not installed: pip install 'onnxprune[torch]'") from None
+        raise MissingExtra(f"{what} needs torch, which is not installed: pip install 'onnxprune[torch]'") from None

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.analysis.coupling import Coupling, Group, Reason, Slot
-from onnxprune.errors import MissingExtra, NoScores
+from onnxprune.bridge import need_torch
+from onnxprune.errors import NoScores
 from onnxprune.execution.batches import Batch
 from onnxprune.files.model import Model
 from onnxprune.scoring.reconstruction import DATA_CRITERIA
@@ -64,14 +65,9 @@ def gradient_scores(
     model: Model, coupling: Coupling, criterion: str, data: Iterable[Batch], *, seed: int = 0
 ) -> Scores:
     """Scores by one of `GRADIENT_CRITERIA`; `seed` is for the classes that are drawn where there are no labels."""
-    try:
-        from onnxprune.bridge.gradients import gradients
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingExtra(
-            f"criterion {criterion!r} needs torch, which is not installed: pip install 'onnxprune[torch]'"
-        ) from None
+    need_torch(f"criterion {criterion!r}")
+    from onnxprune.bridge.gradients import gradients
+
     rule = GRADIENT_CRITERIA[criterion]
     slots = {group.name: _slots(group, rule) for group in coupling.groups}
     asked = {slot.tensor: slot.op for each in slots.values() for slot in each}

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxprune.bridge import need_torch
 from onnxprune.data.sources import Dataset
-from onnxprune.errors import MissingExtra, UserError
+from onnxprune.errors import UserError
 from onnxprune.files.model import Model, expect_model
 from onnxprune.training.recipe import Recipe
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from onnxprune.training.loop import Moment
     from onnxprune.training.tune import Tuned
 
-__all__ = ["Recipe", "finetune", "need_torch"]
+__all__ = ["Recipe", "finetune"]
 
 
 def finetune(
@@ -57,7 +58,7 @@ def finetune(
     for name, given in (("data", data), *([("val", val)] if val is not None else [])):
         if not isinstance(given, Dataset):
             raise UserError(f"{name} is what onnxprune.open_data(path, model) returns, not {type(given).__name__}")
-    need_torch()
+    need_torch("training")
     from onnxprune.training.tune import Job, tune
 
     job = Job(
@@ -79,11 +80,3 @@ def finetune(
         on_note=on_note,
     )
     return tune(job)
-
-
-def need_torch() -> None:
-    """Refuse in one line where the extra is missing."""
-    try:
-        import torch  # noqa: F401  to see whether it is there
-    except ImportError:
-        raise MissingExtra("training needs torch: pip install 'onnxprune[torch]'") from None
