@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.accuracy.evaluate import Evaluation
-from onnxprune.bridge import need_torch
 from onnxprune.cli import data_arguments, source
 from onnxprune.cli.arguments import Commands, Parser, add_dims, command, file_name, finished, positive, whole
 from onnxprune.cli.files import distinct
@@ -172,7 +171,7 @@ def run(args: Namespace) -> int:
     output = Path(args.output) if args.output else Path(f"{path.stem}-tuned.onnx")
     for given in (args.model, args.teacher):
         distinct([Path(given), output] if given else [])
-    need_torch("training")
+    step.check()
     with Activity(talk) as activity:
         activity.step("reading")
         given = source.opened(path, args.dim)

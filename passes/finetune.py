@@ -15,6 +15,7 @@ from onnxprune.files import store
 from onnxprune.files.model import Model
 from onnxprune.graph.normalize import normalize
 from onnxprune.pipeline.manager import State, changed
+from onnxprune.text.functions import function_of
 from onnxprune.training import finetune
 from onnxprune.training.recipe import OPTIONS, Recipe
 
@@ -53,6 +54,8 @@ class Finetune(Recipe):
 
     def check(self) -> None:
         need_torch("training")
+        for name in filter(None, (self.task, self.metric)):
+            function_of(name)  # a wrong name is refused now, not after all that comes before
 
     def run(self, state: State) -> State:
         found = self.tuned(state)

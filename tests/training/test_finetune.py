@@ -167,6 +167,11 @@ def test_it_is_a_pass(tmp_path: Path) -> None:
         PassManager([Normalize(), replace(step, epochs=1)]).run(digits.model_path())
     with pytest.raises(UserError, match="epochs must be"):
         Finetune(data=train, epochs=0)
+    for mistake in ({"task": "not_a_module:f"}, {"metric": "not_a_module:f"}):
+        with pytest.raises(UserError, match="there is no module 'not_a_module'"):
+            PassManager([Normalize(), Analyze(), replace(step, **mistake)]).run(
+                "no such file, and nobody has looked yet"
+            )
 
 
 def test_what_is_not_data_is_named(pruned: Model) -> None:
