@@ -1,4 +1,4 @@
-"""What cutting each group alone, at several ratios, did on data: the curves that `probing` measures.
+"""What cutting each group alone, at several ratios, did on data: the curves that `sensitivity` measures.
 
     group          25%    50%    75%      accuracy that is lost, or samples that are judged otherwise than by the
     stem.0          0.2    3.4   31.0      original, or the distance of the outputs; see `evaluate`
