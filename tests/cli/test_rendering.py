@@ -185,6 +185,9 @@ from onnxprune.cli.talk import Talk
 talk = Talk(json=False, quiet=False, verbose=False)
 with Activity(talk, delay=0.0) as activity:
     activity.step("measuring")
+    late = time.monotonic() + 60
+    while "rich.progress" not in sys.modules and time.monotonic() < late:  # the thread that draws imports it
+        time.sleep(0.05)
     for tenth in range(8):
         activity.part(tenth / 10)
         time.sleep(0.1)
