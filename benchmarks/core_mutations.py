@@ -22,8 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = (
-    *("test_facts", "test_solve", "test_contents", "test_analyze", "test_apply", "test_mask", "test_model_forms"),
-    *("test_probes", "test_verify", "test_period", "rules", "test_goldens", "test_random_graphs"),
+    *("facts", "solve", "contents", "analyze", "apply", "mask", "model_forms"),
+    *("probes", "verify", "period", "goldens", "random_graphs"),
 )
 
 
@@ -144,7 +144,8 @@ def killed(mutant: Mutant) -> str:
         if text.count(mutant.old) != 1:
             raise SystemExit(f"{mutant.module}.py has {text.count(mutant.old)} times {mutant.old!r}")
         path.write_text(text.replace(mutant.old, mutant.new))
-        tests = [str(ROOT / "tests" / (name if name == "rules" else f"{name}.py")) for name in TESTS]
+        paths = [path for name in TESTS for path in (ROOT / "tests").rglob(f"test_{name}.py")]
+        tests = [str(path) for path in [*paths, ROOT / "tests" / "rules"]]
         command = [
             sys.executable,
             "-P",

@@ -18,7 +18,7 @@ from onnxprune.machine.doctor import GIVES, Examination, examine
 from onnxprune.machine.limits import Limits
 from onnxprune.machine.measured import Machine, folder, remembered
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUIET = Limits(cores=8, allowed=8, quota=None, memory=1 << 34, memory_limit=None, memory_free=1 << 33)
 
 

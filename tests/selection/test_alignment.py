@@ -11,38 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from building import Net
+from by_hand import EIGHT, FLAT, SIXTEEN, Shape, curve_of, layer, likes, slot, steps, whole
 from conftest import machine_that_likes
 from oracle import opened, prepared
-from test_select import layer, slot
 
 from onnxprune.analysis.coupling import Group
 from onnxprune.selection import alignment
 from onnxprune.selection.alignment import LAYER_KINDS, WIDTHS, Alignment, best, cost, curve, measured, type_of
 from onnxprune.selection.select import block, said
-
-Shape = Callable[[int], float]
-
-
-def whole(width: int, block: int) -> int:
-    return -(-width // block) * block
-
-
-def steps(block: int, power: float = 2, start: float = 200) -> Shape:
-    """A kernel that fills whole blocks; the work of a layer grows with the square of its width."""
-    return lambda width: start + whole(width, block) ** power
-
-
-def curve_of(shape: Shape, noise: float = 0.0, seed: int = 0) -> dict[int, float]:
-    rng = np.random.default_rng(seed)
-    return {width: shape(width) * float(1 + noise * rng.standard_normal()) for width in WIDTHS}
-
-
-def likes(conv: Shape, matmul: Shape | None = None) -> Alignment:
-    times = {layer: curve_of(conv) for layer in LAYER_KINDS}
-    return Alignment(times | {"matmul": curve_of(matmul or conv)})
-
-
-FLAT, SIXTEEN, EIGHT = steps(1), steps(16), steps(8)
 
 
 @pytest.mark.parametrize(("block", "expected"), [(1, 1), (2, 1), (4, 2), (8, 8), (16, 16), (32, 32)])

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_alignment import EIGHT, SIXTEEN, likes
-from test_select import coupling as coupled
-from test_select import layer
-from test_select import scores as scored
+from by_hand import EIGHT, SIXTEEN, layer, likes
+from by_hand import coupling as coupled
+from by_hand import scores as scored
 
 import onnxprune
 from onnxprune.counting.cost import cost

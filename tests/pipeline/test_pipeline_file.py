@@ -169,7 +169,7 @@ def test_no_file(tmp_path: Path) -> None:
 def test_the_file_in_the_documentation(folder: Path) -> None:
     import re
 
-    text = (Path(__file__).parents[1] / "docs/pipelines.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs/pipelines.md").read_text("utf-8")
     (block,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     (folder / "model.onnx").write_bytes(b"")
     (folder / "p.toml").write_text(block)

@@ -15,8 +15,6 @@ from nets import DIMS, NETS
 from onnx import TensorProto, helper
 from oracle import prepared
 from quantised import rounded, scales, stored
-from test_kernels import half
-from test_latency import Machine, wide, written
 
 from onnxprune.analysis.analyze import analyze
 from onnxprune.counting.cost import cost
@@ -26,6 +24,9 @@ from onnxprune.selection.alignment import measured
 from onnxprune.selection.select import block
 from onnxprune.targets import latency
 from onnxprune.targets.profile import Profile, profile
+
+from .test_kernels import half
+from .test_latency import Machine, wide, written
 
 module = importlib.import_module("onnxprune.targets.profile")  # the package's own `profile` is the function
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from test_select import coupling, layer, slot
+from by_hand import coupling, layer, slot
 
 from onnxprune.analysis.coupling import Coupling, Group, Slot
 from onnxprune.targets.terms import Floats, Term, Terms, Widths, fitted

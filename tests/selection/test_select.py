@@ -7,33 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from by_hand import coupling, layer, scores, slot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.analysis.coupling import Coupling, Frozen, Group, Reason, Slot
 from onnxprune.cutting.plan import Plan
 from onnxprune.errors import UserError
-from onnxprune.scoring.scores import Scores
 from onnxprune.selection.alignment import LAYER_KINDS, WIDTHS, Alignment
 from onnxprune.selection.select import aligned, block, block_of, least_kept, said, select
-
-
-def slot(tensor: str, size: int, per_unit: int = 1, *, axis: int = 0, role: str = "out", op: str = "Conv") -> Slot:
-    positions = np.arange(size * per_unit)
-    return Slot(tensor, axis, len(positions), role != "", role, positions, positions // per_unit, op if role else "")
-
-
-def layer(name: str, size: int, *more: Slot, per_unit: int = 1, op: str = "Conv") -> Group:
-    slots = (slot(f"{name}.weight", size, per_unit, op=op), slot(f"{name}.out", size, per_unit, axis=1, role=""), *more)
-    return Group(name, (f"/{name}/{op}",), (op,), size, slots)
-
-
-def coupling(*groups: Group) -> Coupling:
-    return Coupling(groups, (), {})
-
-
-def scores(skipped: Any = None, **by_group: object) -> Scores:
-    return Scores("l1", {name: np.asarray(found, float) for name, found in by_group.items()}, skipped or {})
 
 
 def removed(plan: Plan) -> dict[str, int]:

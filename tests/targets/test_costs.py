@@ -29,7 +29,7 @@ from onnxprune.targets.costs import terms_of
 from onnxprune.targets.terms import Widths
 
 EXACT = 1e-9
-RULES = sorted((Path(__file__).parent / "rules").glob("test_*.py"))
+RULES = sorted((Path(__file__).parents[1] / "rules").glob("test_*.py"))
 
 
 def pruned(model: Model, coupling: Coupling, removed: Mapping[str, int]) -> Model:

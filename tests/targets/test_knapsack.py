@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
-from test_select import coupling, layer, scores, slot
+from by_hand import coupling, layer, scores, slot
 
 from onnxprune.analysis.coupling import Coupling, Indices
 from onnxprune.scoring.scores import Scores
