@@ -8,7 +8,7 @@ A terminal shows one moving line that vanishes at the end; a log gets a line for
     (silence)      verifying ...              (half a second at least, or it is not worth a line)
 
 A step that knows how far it is says so in a log too, after ten seconds and then each time that it has taken twice as
-long: `measuring what each group costs: 40%, about 2 min left`.
+long, every five minutes at least: `measuring what each group costs: 40%, about 2 min left`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ BRIEF = 0.5
 """Seconds that a step may take without being mentioned in a log."""
 LONG = 10.0
 """Seconds after which a log hears how far a step is."""
+SELDOM = 300.0
+"""Seconds after which it hears so again at the latest."""
 _TICK = 0.1
 
 DOING = {
@@ -107,7 +109,7 @@ class Activity:
                 say(f"{what} ...")
                 said, again = what, self._long
             if what == said and taken >= again:
-                again = 2 * taken
+                again = taken + min(taken, SELDOM)
                 if part:
                     say(f"{what}: {part:.0%}, about {_rough(taken * (1 - part) / part)} left")
 

@@ -164,6 +164,16 @@ def test_a_log_hears_now_and_then_how_far_a_long_step_is(capsys: pytest.CaptureF
         assert re.fullmatch(r"measuring: (25|50|75)%, about [0-9] s left", line), line
 
 
+def test_a_log_is_never_silent_for_long(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.cli.progress.SELDOM", 0.2)
+    with Activity(LOUD, delay=0.0, long=0.6) as activity:
+        activity.step("training")
+        activity.part(0.5)
+        time.sleep(3.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 5, "of lines that come when a step has taken twice as long there are three in this time"
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (120, "2 min"), (7200, "2 h")])
 def test_time_left_is_rough(seconds: float, text: str) -> None:
     assert _rough(seconds) == text
