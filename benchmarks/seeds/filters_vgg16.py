@@ -74,6 +74,7 @@ def main() -> None:
     options = parser.parse_args()
     if bool(options.trained or options.vgg16) != bool(options.data):
         raise SystemExit("trained networks and --data go together")
+    options.out.mkdir(parents=True, exist_ok=True)
     print(structure(options.out, options.vgg16, options.data, options.calib))
     if options.trained:
         print(f"\n{options.trained.name}:\n\n{accuracy(options.out, options.trained, options.data, options.calib)}")

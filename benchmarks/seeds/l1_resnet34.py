@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", type=Path, help="with trained weights; default: random ones")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     model = options.model or built(options.out, "resnet34")
     rows = []
     for name in ("a", "b", "c", "guide"):
