@@ -1,6 +1,6 @@
 """The conversion table of the bridge to torch: does every model of some folders go there and back?
 
-    python benchmarks/bridge.py FOLDER_OR_FILE ... --table docs/bridge-table.md
+    python benchmarks/bridge.py FOLDER_OR_FILE ... --table table.md
 
 For every file: the forward pass against onnxruntime, whether a gradient reaches every weight that trains, and whether
 the model with perturbed weights written back says the same as the module. Files are taken one by one in a process of

@@ -29,14 +29,15 @@ def table(results: Mapping[Key, Result], known: Mapping[str, Any]) -> str:
 
 
 def _counts(results: Mapping[Key, Result], known: Mapping[str, Any]) -> str:
-    exported = [r for (stage, name, _), r in results.items() if stage == "export" and r["ok"] and name in known]
+    files = {(name, exporter) for (stage, name, exporter), r in results.items() if stage == "prune" or r["ok"]}
+    files = {(name, exporter) for name, exporter in files if name in known}
     pruned = [r for (stage, name, _), r in results.items() if stage == "prune" and name in known]
     good = [r for r in pruned if r["ok"]]
     wrong = sum("notes" in r and not r["ok"] for r in pruned)
     said = sum("said" in r for r in pruned)
     broken = sum("crash" in r or "failed" in r for r in pruned)
     return (
-        f"{len({r['name'] for r in exported})} architectures, {len(exported)} files; {len(pruned)} were pruned: "
+        f"{len({name for name, _ in files})} architectures, {len(files)} files; {len(pruned)} were pruned: "
         f"{len(good)} verified, {wrong} not verified, {said} refused with a sentence, {broken} failed."
     )
 

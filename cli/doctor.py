@@ -141,7 +141,7 @@ def _cache(place: Place, kept: Sequence[Kept], *, verbose: bool) -> list[Part]:
         files = [file for file in kept if file.status == status]
         if files:
             kinds = ", ".join(
-                plural(number, kind)
+                plural(number, f"{kind} measurement")
                 for kind in dict.fromkeys(file.kind for file in files)
                 if (number := sum(file.kind == kind for file in files))
             )

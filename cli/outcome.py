@@ -81,12 +81,13 @@ class Outcome:
             return []
         aligned = self.plan.meta.get("round_to") == "auto"
         advice = "" if aligned else "; widths that suit the machine are often faster, try --round-to auto"
-        between = f"{row.speedup_low:.2f} to {row.speedup_high:.2f} times as fast as the original"
+        times = f"{row.speedup_low:.2f} to {row.speedup_high:.2f} times"
         if row.verdict == "slower":
-            return [f"the pruned model is SLOWER than the original: it is {between}{advice}"]
+            return [f"the pruned model is SLOWER than the original: it is {times} as fast as the original{advice}"]
         if row.verdict == "about the same":
-            return [f"the pruned model is no faster than the original: it is {between}{advice}"]
-        return [f"the machine was too noisy to tell whether the pruned model is faster: it is {between}{advice}"]
+            return [f"the pruned model is about as fast as the original ({times}){advice}"]
+        unsure = "the machine was too noisy to tell whether the pruned model is faster"
+        return [f"{unsure}: it is {times} as fast as the original{advice}"]
 
     def _late(self) -> list[str]:
         """Whether the last measurement bears out a latency target. What a plan notes may be anything: it is a file."""

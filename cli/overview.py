@@ -118,8 +118,7 @@ def _sum(found: Inventory) -> list[Part]:
     if found.coupling.unknown_ops:
         listed = ", ".join(f"{op} ({number}x)" for op, number in found.coupling.unknown_ops.items())
         lines.append(f"Operators without a rule, which freeze what they touch: {listed}.")
-    if total.unknown:
-        lines.append(f"The MACs of {plural(len(total.unknown), 'node')} could not be determined and are not counted.")
+    lines += total.reservations
     if groups:
         single = len(groups) - len(found.open)
         if single:

@@ -232,8 +232,8 @@ def _document(item: Network) -> dict[str, Any]:
         "name": item.name,
         "about": item.about,
         "sizes": dict(item.sizes),
-        "params": 1e6 * item.published.params,
-        "macs": 1e6 * item.published.macs,
+        "params": round(1e6 * item.published.params),
+        "macs": round(1e6 * item.published.macs),
         "source": item.published.source,
         "trainable": item.name in RECIPES,
     }

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from onnxprune.models_zoo.builders.built import Built
 
 
+MOST = 1 << 63
+"""What torch's generator takes."""
+
+
 def require_torch() -> None:
     """Say what to install, where it is missing."""
     for name in ("torch", "onnxscript"):
@@ -52,6 +56,8 @@ def build(name: str, sizes: Mapping[str, int] | None = None, *, seed: int = 0) -
     """The network with random weights, the same for the same seed."""
     found = network(name)
     arguments = found.sized(sizes or {})
+    if not -MOST <= seed < MOST:
+        raise UserError(f"a seed has at most 63 bits; {seed} has more")
     require_torch()
     import torch
 

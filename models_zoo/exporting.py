@@ -26,6 +26,7 @@ def export(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch warns of its own use of itself
         warnings.filterwarnings("ignore", "# The axis name: batch will not be used")  # two inputs have one batch
+        warnings.filterwarnings("ignore", "The tensor attributes self")  # weights of an LSTM, which it keeps in a list
         program = torch.onnx.export(
             network.eval(),
             tuple(inputs.values()),

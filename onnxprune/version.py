@@ -1,3 +1,3 @@
-"""The one place that says which version this is; pyproject.toml reads it."""
+"""Which version this is; a test holds pyproject.toml to it."""
 
 __version__ = "0.1.0"

@@ -17,7 +17,7 @@ SAMPLES = 64
 
 @dataclass(frozen=True)
 class Quantize:
-    """The model in 8 bits or half floats, by onnxruntime's tools; see `onnxprune.quantize`."""
+    """The model in 8 bits or half floats, by onnxruntime's tools; see `onnxprune.rewrites.quantize`."""
 
     to: str = "int8"
     """`int8`, `int8-dynamic` or `fp16`."""

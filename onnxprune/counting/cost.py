@@ -21,6 +21,7 @@ from onnxprune.files.model import Model
 from onnxprune.files.tensors import Tensor
 from onnxprune.graph.dims import Dims, bound, candidates, inputs_of
 from onnxprune.graph.settle import settled_shapes
+from onnxprune.text.figures import plural
 from onnxprune.text.shown import Shown
 
 if TYPE_CHECKING:
@@ -47,6 +48,12 @@ class Cost(Shown):
     """Nodes whose multiply-accumulates could not be determined; they are missing in `macs`."""
     dims: Mapping[str, int] = field(default_factory=dict)
     """How the free dimensions of the inputs were bound."""
+
+    @property
+    def reservations(self) -> tuple[str, ...]:
+        """What `macs` leaves out, in a sentence, if it does."""
+        number = plural(len(self.unknown), "node")
+        return (f"The MACs of {number} could not be determined and are not counted.",) if self.unknown else ()
 
 
 @dataclass(frozen=True)

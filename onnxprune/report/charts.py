@@ -73,7 +73,7 @@ def skyline(layers: Sequence[Layer]) -> Chart:
     shown = [layer for layer in layers if layer.width and layer.kept is not None]
     top = max((layer.width or 0 for layer in shown), default=1)
     svg = _plane(f"width of each of {len(shown)} layers, before and after; the table of all layers has the numbers")
-    marks = ticks(0, top, 4)
+    marks = [value for value in ticks(0, top, 4) if value == int(value)]
     _grid(svg, [value / top for value in marks])
     step = W / max(1, len(shown))
     drawn: dict[str, list[Bar]] = {"was": [], "is": [], "frozen": []}

@@ -77,7 +77,7 @@ def gather(found: Findings) -> Page:
         ),
         unknown_ops=found.coupling.unknown_ops,
         damage=_damage(found),
-        notes=found.notes,
+        notes=(*found.notes, *before.reservations),
         warnings=found.warnings,
         command=found.command,
         versions=versions(),

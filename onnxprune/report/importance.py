@@ -31,6 +31,8 @@ class Histogram:
     group: str
     units: int
     removed: int
+    earlier: int
+    """Of these, in an earlier step: the scores are of what was left by then."""
     low: float
     high: float
     kept: tuple[int, ...]
@@ -49,8 +51,10 @@ def histograms(coupling: Coupling, scores: Scores, plan: Plan | None) -> list[Hi
         if values is not None and group.size > 1 and len(values) == group.size:
             worth = np.asarray(values, np.float64)
             out = np.isin(np.arange(group.size), gone.get(group.name, ()))
-            line = _threshold(worth, out) if plan is not None else _threshold(worth, _lowest(worth))
-            found.append(_histogram(group, worth, out, line))
+            rated = np.isfinite(worth)
+            if rated.any():
+                line = _threshold(worth[rated], out[rated] if plan is not None else _lowest(worth[rated]))
+                found.append(_histogram(group, worth, out, line))
     return sorted(found, key=lambda each: -each.removed / each.units)
 
 
@@ -71,7 +75,8 @@ def removed_units(coupling: Coupling, plan: Plan) -> Mapping[str, Indices]:
 
 def _histogram(group: Group, values: Values, out: Flags, threshold: float | None) -> Histogram:
     bins = int(np.clip(group.size // 2, 6, MOST_BINS))
-    low, high = float(values.min()), float(values.max())
+    rated = np.isfinite(values)
+    low, high = float(values[rated].min()), float(values[rated].max())
     if high <= low:
         high = low + (abs(low) or 1.0)
     edges = np.linspace(low, high, bins + 1)
@@ -79,10 +84,11 @@ def _histogram(group: Group, values: Values, out: Flags, threshold: float | None
         group=group.name,
         units=group.size,
         removed=int(out.sum()),
+        earlier=int((out & ~rated).sum()),
         low=low,
         high=high,
-        kept=tuple(np.histogram(values[~out], edges)[0].tolist()),
-        cut=tuple(np.histogram(values[out], edges)[0].tolist()),
+        kept=tuple(np.histogram(values[rated & ~out], edges)[0].tolist()),
+        cut=tuple(np.histogram(values[rated & out], edges)[0].tolist()),
         threshold=threshold,
     )
 

@@ -117,7 +117,7 @@ def _bench(data: dict[str, Any], run: str) -> list[Point]:
         where = _setting(setting) if len(settings) > 1 else ""
         for index, row in enumerate(items(setting.get("rows"), "rows", _table)):
             name = string(row.get("name"), f"rows[{index}].name")
-            keys = {"params": "params", "file_bytes": "bytes", "median_ms": "latency", "speedup": "speedup"}
+            keys = {"params": "params", "median_ms": "latency", "speedup": "speedup"}  # its bytes are the file's
             found.append(Point(run, name + where, index == 0, _numbers(row, f"rows[{index}]", keys)))
     return found
 
@@ -131,7 +131,7 @@ def _setting(data: Mapping[str, Any]) -> str:
 
 
 def _pipeline(data: dict[str, Any], run: str) -> list[Point]:
-    found = []
+    found: list[Point] = []
     keys = {"params": "params", "macs": "macs", "bytes": "bytes", "latency_ms": "latency", "speedup": "speedup"}
     for index, stage in enumerate(items(data["stages"], "stages", _table)):
         where = f"stages[{index}]"
@@ -142,6 +142,9 @@ def _pipeline(data: dict[str, Any], run: str) -> list[Point]:
         numbers |= _evaluation(figures.get("evaluation"), f"{where}.figures.evaluation")
         if index == 0 and "latency" in numbers:
             numbers["speedup"] = 1.0
+        elif found and "latency" in found[0].figures and numbers.get("speedup", 0.0) > 0:
+            # stages are timed one after another; only the speed-up was measured in turns with the input
+            numbers["latency"] = found[0].figures["latency"] / numbers["speedup"]
         found.append(Point(run, string(stage.get("name"), f"{where}.name"), index == 0, numbers))
     return found
 

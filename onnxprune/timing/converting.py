@@ -1,4 +1,4 @@
-"""One conversion by onnxruntime's tools, as a program: `python -m onnxprune.converting '{"form": "fp16", ...}'`.
+"""One conversion by onnxruntime's tools, as a program: `python -m onnxprune.timing.converting '{"form": "fp16", ...}'`.
 
 It ends with code 0 when the target is written, with code 3 when the last line that it printed says why it is not.
 """

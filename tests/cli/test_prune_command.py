@@ -267,7 +267,7 @@ def row(name: str, ms: float, low: float, high: float) -> BenchRow:
     [
         (0.7, 0.9, "SLOWER than the original: it is 0.70 to 0.90 times as fast"),
         (0.8, 1.1, "too noisy to tell whether the pruned model is faster: it is 0.80 to 1.10"),
-        (0.99, 1.01, "no faster than the original: it is 0.99 to 1.01"),
+        (0.99, 1.01, "about as fast as the original (0.99 to 1.01 times)"),
         (1.2, 1.3, ""),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import html5lib
@@ -118,6 +119,33 @@ def test_histograms_and_the_threshold() -> None:
     upside_down = onnxprune.score(found.model, found.coupling, "random", seed=3)
     other = {item.group: item for item in histograms(found.coupling, upside_down, found.plan)}
     assert other["first"].threshold is None, "what went is not what this criterion rates lowest"
+
+
+def test_units_that_went_in_an_earlier_step_have_no_score() -> None:
+    found = findings()
+    assert found.scores is not None
+    assert found.plan is not None
+    gone = removed_units(found.coupling, found.plan)
+    known = {name: np.array(values, float) for name, values in found.scores.by_group.items()}
+    known["first"][gone["first"][:3]] = -np.inf
+    known["second"][:] = -np.inf
+    scores = replace(found.scores, by_group=known)
+    (shown,) = histograms(found.coupling, scores, found.plan)
+    assert (shown.group, shown.removed, shown.earlier) == ("first", 8, 3)
+    assert (sum(shown.kept), sum(shown.cut)) == (8, 5)
+    assert np.isfinite([shown.low, shown.high, shown.threshold]).all()
+    text = pages.parsed(render(gather(replace(found, scores=scores)))).inside
+    assert "3 of them in earlier steps" in text
+    assert "inf" not in text.replace("information", "")
+
+
+def test_without_layers_nothing_is_drawn() -> None:
+    net = Net()
+    net.output(net.op("Relu", net.image(1, 3, 8, 8)))
+    model = prepared(net.proto())
+    text = pages.parsed(render(gather(Findings(model, onnxprune.analyze(model))))).inside
+    assert "there is nothing to draw" in text
+    assert "dearest" not in text
 
 
 def test_what_would_go_while_nothing_is_decided() -> None:

@@ -52,6 +52,7 @@ def test_bench_and_its_settings(tmp_path: Path) -> None:
         ("a.onnx", True),
         ("b.onnx", False),
     ]
+    assert "bytes" not in read_runs([tmp_path / "b.json"])[0].figures, "a file's size is not that of its weights"
     many = {"command": "bench", "settings": [{**one, "threads": n, "dims": {"batch": n}} for n in (1, 2)]}
     names = [p.name for p in read_runs([written(tmp_path / "many.json", many)])]
     assert names[0] == "a.onnx (threads=1, batch=1)"
@@ -76,6 +77,7 @@ def test_pipelines(tmp_path: Path) -> None:
     ]
     assert found[0].figures["speedup"] == 1.0
     assert "accuracy" not in found[1].figures
+    assert found[1].figures["latency"] == pytest.approx(2.0 / 1.5), "by the speed-up, not the stage's own 2.0"
 
 
 def test_names_differ(tmp_path: Path) -> None:
