@@ -4,6 +4,7 @@ Coupling      a row per group            Verification   what was found
 Plan          a row per group cut        BenchReport    a row per model
 Cost, Model   what there is              Evaluation     a row per figure
 Profile       a row per kernel           Sensitivity    a row per group, a column per ratio
+Scores        a row per group            Sweep          a row per model and setting
 Report        a row per stage of a pipeline
 """
 
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from functools import singledispatch
 from html import escape
 
+import numpy as np
+
 from onnxprune.accuracy.curves import Sensitivity
 from onnxprune.accuracy.damage import ranked
 from onnxprune.accuracy.evaluate import Evaluation
@@ -23,10 +26,12 @@ from onnxprune.counting.cost import Cost
 from onnxprune.cutting.plan import Plan
 from onnxprune.files.model import Model
 from onnxprune.pipeline.running import Report
+from onnxprune.scoring.scores import Scores
 from onnxprune.targets.profile import Profile
 from onnxprune.text.figures import bindings, count, milliseconds, noise, percent, plural, size
 from onnxprune.text.labels import printable
 from onnxprune.timing.bench import BenchReport
+from onnxprune.timing.sweep import Sweep
 
 MOST = 20
 """Rows that are shown."""
@@ -73,13 +78,28 @@ def table(result: object) -> Table:
 def _(found: Coupling) -> Table:
     units = sum(group.size for group in found.groups)
     frozen = sum(item.size for item in found.frozen)
+    unknown = ", ".join(f"{op} ({number}x)" for op, number in found.unknown_ops.items())
     return Table(
         f"{plural(len(found.groups), 'group')} of coupled channels, {plural(units, 'unit')}; "
-        f"{plural(frozen, 'channel')} frozen",
+        f"{plural(frozen, 'channel')} frozen{f'; without a rule: {unknown}' if unknown else ''}",
         ("group", "units", "members", "operators", ""),
         [
             (g.name, f"{g.size:,}", str(len(g.weights)), ", ".join(g.ops), "inexact" if g.inexact else "")
             for g in found.groups
+        ],
+    )
+
+
+@table.register
+def _(found: Scores) -> Table:
+    rated = [(name, np.asarray(values, float)) for name, values in found.by_group.items() if len(values)]
+    compare = "between groups" if found.comparable else "within a group"
+    return Table(
+        f"scores of {plural(len(rated), 'group')} by {found.criterion}, to be compared {compare}; the lowest go first",
+        ("group", "units", "lowest", "median", "highest"),
+        [
+            (name, f"{len(values):,}", *(f"{of(values):.3g}" for of in (np.min, np.median, np.max)))
+            for name, values in rated
         ],
     )
 
@@ -131,6 +151,27 @@ def _(found: BenchReport) -> Table:
                 size(row.file_bytes),
             )
             for row in found.rows
+        ],
+    )
+
+
+@table.register
+def _(found: Sweep) -> Table:
+    return Table(
+        f"{plural(len(found.settings), 'setting')}, the models of each measured in turns",
+        ("model", "provider", "threads", "sizes", "median", "speed-up", "verdict"),
+        [
+            (
+                row.name,
+                each.report.provider,
+                str(each.report.threads or "default"),
+                bindings(each.report.dims),
+                milliseconds(row.median_ms),
+                f"{row.speedup:.2f}",
+                row.verdict,
+            )
+            for each in found.settings
+            for row in each.report.rows
         ],
     )
 

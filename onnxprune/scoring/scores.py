@@ -30,6 +30,7 @@ from onnxprune.graph.dequantize import Quantisation, quantisations
 from onnxprune.scoring.criteria import Criterion, UnitScores, find
 from onnxprune.text.kinds import is_whole
 from onnxprune.text.names import suggest
+from onnxprune.text.shown import Shown
 
 Array = npt.NDArray[Any]
 
@@ -67,7 +68,7 @@ NORMALIZERS: Mapping[str, Callable[[UnitScores], UnitScores]] = MappingProxyType
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class Scores(Shown):
     """How much each unit of each group matters; the lowest are cut first."""
 
     criterion: str

@@ -22,6 +22,7 @@ from onnxprune.files.model_files import as_files, titles_of
 from onnxprune.files.scratch_folder import scratch_folder
 from onnxprune.graph.dims import Dims
 from onnxprune.machine.providers import resolve_providers
+from onnxprune.text.shown import Shown
 from onnxprune.timing.batch_size import bind_batch
 from onnxprune.timing.bench import BenchReport, Progress, bench, check_options
 from onnxprune.timing.rehearsal import Contender, Field, Refused, Rehearsal
@@ -63,7 +64,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Shown):
     """What was found in all of them."""
 
     settings: tuple[Measured, ...]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import networkx as nx
+import numpy as np
 import pages
 import pytest
 from matplotlib.figure import Figure
@@ -22,6 +24,7 @@ from onnxprune.pipeline.stage_figures import Figures
 from onnxprune.report import notebook
 from onnxprune.targets.profile import KernelTime, Profile
 from onnxprune.timing.bench import BenchReport, BenchRow
+from onnxprune.timing.sweep import Measured, Setting, Sweep
 
 EVIL = '<img src=x onerror="alert(1)">\u202e'
 
@@ -55,6 +58,13 @@ def test_coupling_and_plan(made: dict[str, Any]) -> None:
     caption, rows = cells(made["plan"])
     assert caption == "18 units of 36 go, from 4 of 4 groups"
     assert [row[1:] for row in rows[1:]] == [[str(n), str(n // 2), str(n // 2)] for n in (8, 6, 10, 12)]
+    scores = onnxprune.score(made["model"], made["coupling"], "l1")
+    caption, rows = cells(scores)
+    assert caption == "scores of 4 groups by l1, to be compared within a group; the lowest go first"
+    first = made["coupling"].groups[0].name
+    assert rows[1] == [first, "8", *(f"{of(scores.by_group[first]):.3g}" for of in (np.min, np.median, np.max))]
+    unknown = replace(made["coupling"], unknown_ops={f"my::{EVIL}": 2})
+    assert cells(unknown)[0].endswith("(2x)")
     bare = Plan((Cut("g", (0, 2), (SlotRef("w", 0, 4),)),))
     assert cells(bare) == ("1 cut", [["group", "units", "removed"], ["g", "", "2 positions"]])
 
@@ -68,6 +78,11 @@ def test_figures(made: dict[str, Any]) -> None:
     caption, rows = cells(BenchReport((row,), 9, 2, "CPU", {"batch": 4}, "1"))
     assert caption == "9 rounds on CPU, 2 threads, batch=4"
     assert rows[1] == [EVIL.replace("\u202e", "\\u202e"), "2.00 ms", "1.50 ms to 3.00 ms", "1.25", "faster", "4.00 kB"]
+    one = BenchReport((row,), 9, 2, "CPU", {"batch": 4}, "1")
+    setting = Setting(provider="cpu", batch=4, threads=2)
+    caption, rows = cells(Sweep((Measured(setting, one, (), ()),) * 2))
+    assert caption == "2 settings, the models of each measured in turns"
+    assert rows[2][1:] == ["CPU", "2", "batch=4", "2.00 ms", "1.25", "faster"]
     assert cells(Evaluation(50, top1=0.9, cosine=0.5)) == (
         "on 50 samples",
         [["", ""], ["accuracy", "90.0%"], ["cosine", "0.5"]],
