@@ -58,6 +58,8 @@ def compare(points: Sequence[Point], x: str | None = None, y: str | None = None)
             raise UserError(f"{axis!r} is no figure of a run (there are: {', '.join(FIGURES)})")
         if not any(axis in point.figures for point in points):
             raise UserError(f"none of the runs measured {axis}")
+    if x is not None and x == y:
+        raise UserError(f"--x and --y are both {x}: name what a model costs and how good it is")
     costs = tuple("speedup" if name == "latency" and _uneven(points) else name for name in COSTS)
     planes = [(a, b) for b in ([y] if y else QUALITIES) for a in ([x] if x else costs)]
     counts = [sum({a, b} <= point.figures.keys() for point in points) for a, b in planes]

@@ -161,6 +161,8 @@ def test_what_there_is_decides_the_plane() -> None:
     for x, said in (("time", "no figure of a run"), ("bytes", "none of the runs measured bytes")):
         with pytest.raises(UserError, match=said):
             compare(PLANE, x)
+    with pytest.raises(UserError, match="both latency: name what a model costs and how good it is"):
+        compare(PLANE, "latency", "latency")
 
 
 def test_drawings() -> None:
