@@ -20,6 +20,7 @@ from onnxprune.errors import UserError
 from onnxprune.files.model import Model
 from onnxprune.files.tensors import Tensor
 from onnxprune.graph.dims import Dims, bound, candidates, inputs_of
+from onnxprune.graph.normalize import graphs
 from onnxprune.graph.settle import settled_shapes
 from onnxprune.text.figures import plural
 from onnxprune.text.shown import Shown
@@ -48,12 +49,17 @@ class Cost(Shown):
     """Nodes whose multiply-accumulates could not be determined; they are missing in `macs`."""
     dims: Mapping[str, int] = field(default_factory=dict)
     """How the free dimensions of the inputs were bound."""
+    inside: int = 0
+    """Float weights in the bodies of If, Loop and Scan; they are missing in `params` and `bytes`."""
 
     @property
     def reservations(self) -> tuple[str, ...]:
-        """What `macs` leaves out, in a sentence, if it does."""
-        number = plural(len(self.unknown), "node")
-        return (f"The MACs of {number} could not be determined and are not counted.",) if self.unknown else ()
+        """What is left out, in sentences."""
+        unknown, inside = plural(len(self.unknown), "node"), plural(self.inside, "parameter")
+        return (
+            *([f"The MACs of {unknown} could not be determined and are not counted."] if self.unknown else []),
+            *([f"The {inside} in bodies of If, Loop and Scan are not counted."] if self.inside else []),
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ def cost(model: Model, dims: Dims | None = None) -> Cost:
         elif count:
             by_node[_name(node)] = by_node.get(_name(node), 0) + count
     nbytes = sum(weight.nbytes for weight in _stored(model))
-    return Cost(params(model), nbytes, sum(by_node.values()), by_node, tuple(unknown), binding)
+    inside = sum(_floats_of(body) for body in graphs(model.graph) if body is not model.graph)
+    return Cost(params(model), nbytes, sum(by_node.values()), by_node, tuple(unknown), binding, inside)
 
 
 def concrete(model: Model, dims: Dims | None = None) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
@@ -161,6 +168,11 @@ def content(weight: Tensor) -> object:
     """Equal for weights that `normalize` took apart and that still hold the same: they are stored once."""
     edits = (*sorted(weight.keep.items()), *sorted(weight.zeros.items()))
     return id(weight.source), weight.shape, tuple((axis, index.tobytes()) for axis, index in edits)
+
+
+def _floats_of(body: onnx.GraphProto) -> int:
+    stored: int = sum(math.prod(item.dims) for item in body.initializer if is_param(item.data_type, tuple(item.dims)))
+    return stored + sum(_constant_floats(node) for node in body.node if node.op_type == "Constant")
 
 
 def _constant_floats(node: onnx.NodeProto) -> int:

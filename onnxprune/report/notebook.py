@@ -190,6 +190,7 @@ def _(found: Evaluation) -> Table:
 def _(found: Cost) -> Table:
     rows = [("parameters", count(found.params)), ("MACs", count(found.macs)), ("weights", size(found.bytes))]
     rows += [("nodes not counted", f"{len(found.unknown):,}")] if found.unknown else []
+    rows += [("parameters in bodies, not counted", count(found.inside))] if found.inside else []
     return Table(f"one run at {bindings(found.dims)}" if found.dims else "one run", ("", ""), rows)
 
 

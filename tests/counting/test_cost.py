@@ -220,7 +220,14 @@ def test_what_cannot_be_counted_is_named(name: str) -> None:
 
 
 def test_branches_that_do_not_multiply_cost_nothing() -> None:
-    assert cost(model(UNKNOWN["a branch"].replace("MatMul", "Add"))).unknown == ()
+    assert cost(model(UNKNOWN["a branch"].replace("MatMul", "Add"))).reservations == ()
+
+
+def test_weights_in_bodies_are_said_to_be_left_out() -> None:
+    weight = "w = Constant <value = float[2, 2] {1.0, 2.0, 3.0, 4.0}>() u = Add(x, w)"
+    found = cost(model(UNKNOWN["a branch"].replace("u = MatMul(x, x)", weight)))
+    assert (found.params, found.inside) == (0, 4)
+    assert found.reservations == ("The 4 parameters in bodies of If, Loop and Scan are not counted.",)
 
 
 def test_params() -> None:
