@@ -29,8 +29,8 @@ def table(results: Mapping[Key, Result], known: Mapping[str, Any]) -> str:
 
 
 def _counts(results: Mapping[Key, Result], known: Mapping[str, Any]) -> str:
-    files = {(name, exporter) for (stage, name, exporter), r in results.items() if stage == "prune" or r["ok"]}
-    files = {(name, exporter) for name, exporter in files if name in known}
+    there = [key for key, r in results.items() if key[1] in known and (key[0] == "prune" or r["ok"])]
+    files = {(name, exporter) for _, name, exporter in there}
     pruned = [r for (stage, name, _), r in results.items() if stage == "prune" and name in known]
     good = [r for r in pruned if r["ok"]]
     wrong = sum("notes" in r and not r["ok"] for r in pruned)

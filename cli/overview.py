@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune.analysis.coupling import Slot
 from onnxprune.cli.inventory import Inventory, width
 from onnxprune.cli.tables import Column, Grid, Part
-from onnxprune.text.figures import bindings, count, percent, plural, size
+from onnxprune.text.figures import bindings, count, percent, plural, size, tally
 
 _GROUPS = (
     Column("Group", name=True),
@@ -116,7 +116,7 @@ def _sum(found: Inventory) -> list[Part]:
     groups, total = found.coupling.groups, found.cost
     lines: list[Part] = []
     if found.coupling.unknown_ops:
-        listed = ", ".join(f"{op} ({number}x)" for op, number in found.coupling.unknown_ops.items())
+        listed = tally(found.coupling.unknown_ops)
         lines.append(f"Operators without a rule, which freeze what they touch: {listed}.")
     lines += total.reservations
     if groups:

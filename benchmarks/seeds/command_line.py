@@ -22,7 +22,6 @@ def onnxprune(*arguments: object) -> dict[str, Any]:
 def built(folder: Path, name: str, *arguments: object) -> Path:
     """A network of the zoo; a file that exists is kept."""
     path = folder / f"{name}.onnx"
-    folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         onnxprune("zoo", "build", name, "-o", path, *arguments)
     return path

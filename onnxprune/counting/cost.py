@@ -88,7 +88,7 @@ class Reach:
 def params(model: Model) -> int:
     """Elements of the main graph's float weights, quantised ones included."""
     stored = sum(math.prod(weight.shape) for weight in _stored(model) if is_param(weight.dtype, weight.shape))
-    return stored + sum(_constant_floats(node) for node in model.graph.node if node.op_type == "Constant")
+    return stored + _floats_of(model.graph)
 
 
 def cost(model: Model, dims: Dims | None = None) -> Cost:
@@ -170,9 +170,10 @@ def content(weight: Tensor) -> object:
     return id(weight.source), weight.shape, tuple((axis, index.tobytes()) for axis, index in edits)
 
 
-def _floats_of(body: onnx.GraphProto) -> int:
-    stored: int = sum(math.prod(item.dims) for item in body.initializer if is_param(item.data_type, tuple(item.dims)))
-    return stored + sum(_constant_floats(node) for node in body.node if node.op_type == "Constant")
+def _floats_of(graph: onnx.GraphProto) -> int:
+    """Elements of the weights in the graph itself; the main graph's initializers are not there, but in `weights`."""
+    stored: int = sum(math.prod(item.dims) for item in graph.initializer if is_param(item.data_type, item.dims))
+    return stored + sum(_constant_floats(node) for node in graph.node if node.op_type == "Constant")
 
 
 def _constant_floats(node: onnx.NodeProto) -> int:

@@ -54,7 +54,7 @@ def histograms(coupling: Coupling, scores: Scores, plan: Plan | None) -> list[Hi
             rated = np.isfinite(worth)
             if rated.any():
                 line = _threshold(worth[rated], out[rated] if plan is not None else _lowest(worth[rated]))
-                found.append(_histogram(group, worth, out, line))
+                found.append(_histogram(group, worth[rated], out[rated], int((out & ~rated).sum()), line))
     return sorted(found, key=lambda each: -each.removed / each.units)
 
 
@@ -73,22 +73,21 @@ def removed_units(coupling: Coupling, plan: Plan) -> Mapping[str, Indices]:
     return found
 
 
-def _histogram(group: Group, values: Values, out: Flags, threshold: float | None) -> Histogram:
+def _histogram(group: Group, values: Values, out: Flags, earlier: int, threshold: float | None) -> Histogram:
     bins = int(np.clip(group.size // 2, 6, MOST_BINS))
-    rated = np.isfinite(values)
-    low, high = float(values[rated].min()), float(values[rated].max())
+    low, high = float(values.min()), float(values.max())
     if high <= low:
         high = low + (abs(low) or 1.0)
     edges = np.linspace(low, high, bins + 1)
     return Histogram(
         group=group.name,
         units=group.size,
-        removed=int(out.sum()),
-        earlier=int((out & ~rated).sum()),
+        removed=int(out.sum()) + earlier,
+        earlier=earlier,
         low=low,
         high=high,
-        kept=tuple(np.histogram(values[rated & ~out], edges)[0].tolist()),
-        cut=tuple(np.histogram(values[rated & out], edges)[0].tolist()),
+        kept=tuple(np.histogram(values[~out], edges)[0].tolist()),
+        cut=tuple(np.histogram(values[out], edges)[0].tolist()),
         threshold=threshold,
     )
 

@@ -28,7 +28,7 @@ from onnxprune.files.model import Model
 from onnxprune.pipeline.running import Report
 from onnxprune.scoring.scores import Scores
 from onnxprune.targets.profile import Profile
-from onnxprune.text.figures import bindings, count, milliseconds, noise, percent, plural, size
+from onnxprune.text.figures import bindings, count, milliseconds, noise, percent, plural, size, tally
 from onnxprune.text.labels import printable
 from onnxprune.timing.bench import BenchReport
 from onnxprune.timing.sweep import Sweep
@@ -78,7 +78,7 @@ def table(result: object) -> Table:
 def _(found: Coupling) -> Table:
     units = sum(group.size for group in found.groups)
     frozen = sum(item.size for item in found.frozen)
-    unknown = ", ".join(f"{op} ({number}x)" for op, number in found.unknown_ops.items())
+    unknown = tally(found.unknown_ops)
     return Table(
         f"{plural(len(found.groups), 'group')} of coupled channels, {plural(units, 'unit')}; "
         f"{plural(frozen, 'channel')} frozen{f'; without a rule: {unknown}' if unknown else ''}",

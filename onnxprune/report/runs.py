@@ -96,8 +96,7 @@ def _pruning(data: dict[str, Any], run: str) -> list[Point]:
     speedup = data.get("speedup")
     if speedup is not None:
         before["speedup"], after["speedup"] = 1.0, number(speedup, "speedup")
-        if "latency" in before and after["speedup"] > 0:
-            after["latency"] = before["latency"] / after["speedup"]  # as `prune` says it
+        _time_by_speedup(after, before)
     deviation = _table(data.get("verification"), "verification").get("deviation")
     if deviation is not None and "deviation" not in after:
         before["deviation"], after["deviation"] = 0.0, number(deviation, "verification.deviation")
@@ -142,11 +141,16 @@ def _pipeline(data: dict[str, Any], run: str) -> list[Point]:
         numbers |= _evaluation(figures.get("evaluation"), f"{where}.figures.evaluation")
         if index == 0 and "latency" in numbers:
             numbers["speedup"] = 1.0
-        elif found and "latency" in found[0].figures and numbers.get("speedup", 0.0) > 0:
-            # stages are timed one after another; only the speed-up was measured in turns with the input
-            numbers["latency"] = found[0].figures["latency"] / numbers["speedup"]
+        elif found:
+            _time_by_speedup(numbers, found[0].figures)
         found.append(Point(run, string(stage.get("name"), f"{where}.name"), index == 0, numbers))
     return found
+
+
+def _time_by_speedup(figures: dict[str, float], original: Mapping[str, float]) -> None:
+    """Only the speed-up was measured in turns with the original, so that the time is told by it, as `prune` does."""
+    if "latency" in original and figures.get("speedup", 0.0) > 0:
+        figures["latency"] = original["latency"] / figures["speedup"]
 
 
 def _evaluation(data: object, where: str) -> dict[str, float]:

@@ -60,6 +60,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def tally(numbers: Mapping[str, int]) -> str:
+    """`Conv (12x), Relu (3x)`."""
+    return ", ".join(f"{name} ({number}x)" for name, number in numbers.items())
+
+
 def bindings(dims: Mapping[str, int]) -> str:
     """`batch=1, height=224`."""
     return ", ".join(f"{name}={number}" for name, number in dims.items())
